@@ -1,0 +1,1 @@
+"""The OpenC2 Consumer daemon."""

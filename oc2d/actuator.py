@@ -1,0 +1,324 @@
+"""What a plugin author subclasses and imports: one `Actuator` is one OpenC2 actuator profile.
+
+A profile is a class and one line of packaging::
+
+    class Door(Actuator):
+        profile = "x-door"
+        targets = {"lock": str}
+
+        @pair("deny", "x-door:lock")
+        def lock(self, command: Command) -> Response:
+            bolt(command.target)
+            return Response()
+
+    # pyproject.toml
+    [project.entry-points.oc2d]
+    door = "oc2d_door:Door"
+
+Every method but the class-level ones runs on this actuator's own worker thread, one at a time and
+in the order of arrival, unless its docstring says otherwise. A method may raise a `Refusal`
+(`oc2d.errors`) to answer with its status; anything else it raises is logged and answered 500
+without details (LANG-44).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar, cast
+
+from oc2d.errors import NotSupported, PluginError, Refusal
+from oc2d.language.vocabulary import Action, CORE_TARGETS, StatusCode, nsid_problem
+
+__all__ = [
+    "Actuator",
+    "Command",
+    "Context",
+    "Endpoint",
+    "Pair",
+    "Reason",
+    "Response",
+    "TIMES",
+    "pair",
+]
+
+#: The core arguments that form a time window (REQUIREMENTS 2.3). The engine keeps the window.
+TIMES = frozenset({"start_time", "stop_time", "duration"})
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command for one actuator, decoded and addressed: what a `@pair` method is given.
+
+    `key` is stable for the life of the command: a restart, a retry and the `revert` at the end of
+    its window carry the same one. `target` is the typed value (`IPv4Net`, a struct of the plugin's
+    `targets`, ...), `args` and `specifiers` are instances of `args_type` and `specifiers_type`
+    (default-constructed when the command has none; None when the profile declares no type).
+    `reserved` is what `reserve` returned for a deferred command. `start_time` and `stop_time` are
+    the window in milliseconds since the epoch, for information: the engine keeps it.
+    """
+
+    key: str
+    producer: str | None
+    action: Action
+    target_name: str
+    target: Any
+    args: Any = None
+    specifiers: Any = None
+    reserved: Any = None
+    start_time: int | None = None
+    stop_time: int | None = None
+    notes: tuple[str, ...] = ()
+    """What the decoder changed on the way in (host bits masked, AMB-31): belongs in the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The outcome of a command. `results` is an instance of the profile's `results_type` or None."""
+
+    status: StatusCode = StatusCode.OK
+    text: str | None = None
+    results: Any = None
+
+
+class Reason(Enum):
+    """Why the engine itself refuses a command; `Actuator.refusal` words it for the profile."""
+
+    PAIR = "Command not supported"
+    OPTION = "Option not supported"
+    WINDOW_OVER = "time window is over"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address of the broker, resolved: `address` is numeric, `protocol` is `tcp`."""
+
+    address: str
+    port: int
+    protocol: str = "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the daemon gives an actuator at `start`.
+
+    `state_directory` survives reboots; `runtime_directory` does not outlive one (SLPF-18). Both
+    exist and belong to the daemon; an actuator names its files after its NSID. `now` is the wall
+    clock in milliseconds, `boot_id` the kernel's id of this boot.
+    """
+
+    device_id: str
+    state_directory: Path
+    runtime_directory: Path
+    boot_id: str
+    now: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An action on a target that an actuator carries out, with the arguments it takes.
+
+    `args` are names of fields of `args_type`; `times` a subset of `TIMES`. Any other argument in a
+    command is answered 501 (SLPF-10).
+    """
+
+    action: Action
+    target: str
+    args: frozenset[str] = frozenset()
+    times: frozenset[str] = frozenset()
+    method: str = "execute"
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    action: str
+    target: str
+    args: frozenset[str] | None
+    times: frozenset[str] | None
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Response])
+
+
+def pair(
+    action: str,
+    target: str,
+    *,
+    args: Iterable[str] | None = None,
+    times: Iterable[str] | None = None,
+) -> Callable[[_Method], _Method]:
+    """Mark the method that carries out `action` on `target`; may be stacked.
+
+    `target` is a core target (`ipv4_net`) or one of the profile's own (`x-door:lock`). `args`
+    defaults to every field of `args_type`; `times` to `start_time`, and to the whole window when
+    the class has a `revert` of its own. Wrong names raise `PluginError` when the class is defined.
+    """
+    mark = _Mark(
+        action,
+        target,
+        None if args is None else frozenset(args),
+        None if times is None else frozenset(times),
+    )
+
+    def marked(method: _Method) -> _Method:
+        marks: tuple[_Mark, ...] = getattr(method, "__oc2d_pairs__", ())
+        method.__oc2d_pairs__ = (*marks, mark)  # type: ignore[attr-defined]
+        return method
+
+    return marked
+
+
+class Actuator:
+    """One actuator profile (LANG-86). Subclass it, name the profile, mark methods with `@pair`."""
+
+    #: The NSID: a registered name or `x-...`, 1 to 16 characters (LANG-72, LANG-83).
+    profile: ClassVar[str]
+    #: True: executing a key again returns the first outcome and changes nothing, so a command
+    #: that was running when the daemon died is run again; False: it is answered 500.
+    idempotent: ClassVar[bool] = False
+    #: msgspec structs for `args.<nsid>`, `actuator.<nsid>` and `results.<nsid>`; targets by name
+    #: without the NSID prefix.
+    args_type: ClassVar[type | None] = None
+    specifiers_type: ClassVar[type | None] = None
+    results_type: ClassVar[type | None] = None
+    targets: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+
+    _declared: ClassVar[Mapping[tuple[Action, str], Pair]] = MappingProxyType({})
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:  # noqa: ANN401 - handed through
+        super().__init_subclass__(**kwargs)
+        if "profile" in cls.__dict__ and (problem := nsid_problem(cls.profile)):
+            raise PluginError(f"{cls.__qualname__}.profile: {problem}")
+        cls._declared = MappingProxyType(dict(cls._declared) | _pairs_of(cls))
+
+    def __init__(self, config: Any) -> None:  # noqa: ANN401 - the plugin's own type
+        self.config = config
+
+    # -- before the daemon runs: pure, no I/O on firewalls, brokers or state
+
+    @classmethod
+    def parse_config(cls, table: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the plugin's own type
+        """Turn `[actuators.<profile>]` (less the core's keys) into the plugin's typed config.
+
+        Pure: used by `oc2d check`. Raise `ConfigError` with paths relative to the table. The
+        default accepts an empty table only.
+        """
+        from oc2d.errors import ConfigError, Problem  # noqa: PLC0415 - keeps the header short
+
+        if table:
+            raise ConfigError(tuple(Problem(key, "unknown key") for key in table))
+
+    @classmethod
+    def create(cls, config: Any) -> Sequence[Actuator]:  # noqa: ANN401 - the plugin's own type
+        """Build the actuators of one configuration table; most plugins have exactly one."""
+        return (cls(config),)
+
+    def supported_pairs(self) -> Collection[Pair]:
+        """All pairs that this configuration carries out: `query features` tells them (SLPF-62)."""
+        return tuple(self._declared.values())
+
+    # -- life
+
+    def start(self, context: Context) -> None:
+        """Open what the actuator needs. Raising stops the daemon from starting."""
+
+    def restore(self, ended: Collection[str]) -> None:
+        """Put in force what was in force, before the broker is read.
+
+        `ended` are keys of commands whose window closed while the daemon was away: they must not
+        come back, not even for a moment. A `revert` for each follows.
+        """
+
+    def stop(self) -> None:
+        """Close everything; called once, also after a failed start."""
+
+    def link_changing(self, endpoints: Sequence[Endpoint]) -> None:
+        """The daemon is about to connect to one of `endpoints`: keep the way open."""
+
+    def link_changed(self, endpoints: Sequence[Endpoint]) -> None:
+        """The connection to `endpoints` stands; addresses given before may be forgotten."""
+
+    def status(self) -> Mapping[str, Any]:
+        """JSON-able state for `oc2d status`; on the worker, so it may wait behind a command."""
+        return {}
+
+    # -- commands
+
+    def matches(self, specifiers: Any) -> bool:  # noqa: ANN401 - the plugin's own type
+        """Tell whether a command with these specifiers is for this actuator (LANG-36).
+
+        On the engine's thread: pure and quick.
+        """
+        return True
+
+    def check(self, command: Command) -> None:
+        """Refuse what cannot work, before anything is accepted (before 102). Pure and quick."""
+
+    def reserve(self, command: Command) -> Any:  # noqa: ANN401 - the plugin's own type
+        """Prepare a command that runs later; the results go into the interim 102 (AMB-25)."""
+        return None
+
+    def execute(self, command: Command) -> Response:
+        """Carry out one command; the default calls the method marked for its pair."""
+        found = self._declared.get((command.action, command.target_name))
+        if found is None:
+            raise NotSupported(self.refusal(Reason.PAIR, command.action, command.target_name))
+        return cast(Response, getattr(self, found.method)(command))
+
+    def execute_many(self, commands: Sequence[Command]) -> Sequence[Response | Refusal]:
+        """Carry out all that waits, in order: one answer each. Override to share a transaction."""
+        return [_attempt(self.execute, command) for command in commands]
+
+    def revert(self, command: Command) -> None:
+        """Undo what the command with this key did: its window is over.
+
+        Must be harmless when repeated and when there is nothing left to undo. Raising makes the
+        engine try again later.
+        """
+        raise NotSupported(self.refusal(Reason.OPTION, command.action, command.target_name))
+
+    def refusal(self, reason: Reason, action: Action, target: str) -> str:
+        """Word one of the engine's own refusals as the profile wants it; may be pure text only."""
+        del action, target
+        return reason.value
+
+
+def _attempt(execute: Callable[[Command], Response], command: Command) -> Response | Refusal:
+    try:
+        return execute(command)
+    except Refusal as refusal:
+        return refusal
+
+
+def _pairs_of(cls: type[Actuator]) -> dict[tuple[Action, str], Pair]:
+    """Read the marks that this very class put on its methods."""
+    found: dict[tuple[Action, str], Pair] = {}
+    for name, method in vars(cls).items():
+        for mark in cast(tuple[_Mark, ...], getattr(method, "__oc2d_pairs__", ())):
+            made = _pair_from(cls, name, mark)
+            found[made.action, made.target] = made
+    return found
+
+
+def _pair_from(cls: type[Actuator], name: str, mark: _Mark) -> Pair:
+    where = f"{cls.__qualname__}.{name}"
+    try:
+        action = Action(mark.action)
+    except ValueError:
+        # LANG-13: the list of actions is closed.
+        raise PluginError(f"{where}: no OpenC2 action {mark.action!r}") from None
+    prefix, colon, own = mark.target.partition(":")
+    known = own in cls.targets and prefix == cls.profile if colon else mark.target in CORE_TARGETS
+    if not known:
+        raise PluginError(f"{where}: no target {mark.target!r} in the language or in `targets`")
+    fields = frozenset(getattr(cls.args_type, "__struct_fields__", ()))
+    args = fields if mark.args is None else mark.args
+    reverts = cls.revert is not Actuator.revert
+    default_times = TIMES if reverts else frozenset({"start_time"})
+    times = default_times if mark.times is None else mark.times
+    for unknown in (args - fields) | (times - TIMES):
+        raise PluginError(f"{where}: no argument {unknown!r}")
+    return Pair(action, mark.target, args, times, name)

@@ -1,0 +1,63 @@
+"""The whole extension contract of oc2d beside `oc2d.actuator`, in the order of a daemon's life.
+
+A plugin is an entry point of the group `oc2d`: an `Actuator` subclass, or a module or object whose
+functions are marked with `hookimpl`. What a hook raises is logged with the plugin's name and never
+stops the daemon; only `oc2d_authorise` then refuses the command (an error must not open a door).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+from oc2d.actuator import Actuator
+from oc2d.language.command import OpenC2Command
+
+__all__ = ["ENTRY_POINT_GROUP", "Hooks", "Request", "hookimpl", "hookspec"]
+
+ENTRY_POINT_GROUP = "oc2d"
+hookspec = pluggy.HookspecMarker("oc2d")
+hookimpl = pluggy.HookimplMarker("oc2d")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What hooks are told of a request: who asked what, and where it came in."""
+
+    request_id: str | None
+    producer: str | None
+    topic: str
+    profile: str | None
+    command: OpenC2Command
+
+
+class Hooks:
+    """The hook specifications; see each for its moment and its thread."""
+
+    @hookspec
+    def oc2d_actuators(self) -> Iterable[type[Actuator]]:
+        """Return the actuator classes of this plugin. Once, at load; main thread; also in check."""
+        raise NotImplementedError
+
+    @hookspec(firstresult=True)
+    def oc2d_authorise(self, request: Request) -> str | None:
+        """Return a reason to refuse the command with 403, or None to leave it to others.
+
+        Engine thread, before the request is accepted: be quick and do not block.
+        """
+
+    @hookspec
+    def oc2d_request(self, request: Request) -> None:
+        """Observe a request that was accepted, after it is durable. Engine thread."""
+
+    @hookspec
+    def oc2d_response(self, request: Request, status: int, duration_ms: float) -> None:
+        """Observe the outcome of a request, after it is durable. Engine thread."""
+
+    @hookspec
+    def oc2d_status(self) -> Mapping[str, Any]:
+        """Contribute JSON-able members to `oc2d status`. Status thread."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""OpenC2 v1.0, pure: types, messages, JSON and CBOR. No I/O, no clock."""

@@ -1,0 +1,1 @@
+"""The transfer: topics, properties, TLS, session. The only importer of paho."""

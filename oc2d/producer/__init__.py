@@ -1,0 +1,1 @@
+"""oc2ctl: the Producer."""

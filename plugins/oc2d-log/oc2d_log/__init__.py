@@ -1,0 +1,1 @@
+"""A logging stand-in for OpenC2 actuator profiles."""

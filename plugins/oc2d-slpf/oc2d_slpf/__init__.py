@@ -1,0 +1,1 @@
+"""OpenC2 stateless packet filtering (slpf) for oc2d."""
