@@ -1,0 +1,280 @@
+"""Builds the parts, wires them, owns the life cycle and the signals. Alone knows everybody."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from oc2d import __version__
+from oc2d.actuator import Endpoint
+from oc2d.checks import Prepared, prepare
+from oc2d.config import Config
+from oc2d.engine.clock import Clock, read_boot_id
+from oc2d.engine.consumer import Consumer
+from oc2d.engine.selection import Hosted
+from oc2d.errors import ConfigError
+from oc2d.mqtt import topics
+from oc2d.mqtt.session import Session
+from oc2d.mqtt.settings import consumer_link, load_client_id
+from oc2d.mqtt.status import Address, LinkObserver
+from oc2d.state import StateDirectories
+from oc2d.status import StatusServer
+from oc2d.systemd import Notifier
+
+__all__ = ["Daemon", "RunOptions", "run"]
+
+_log = structlog.get_logger("oc2d.daemon")
+
+STARTED = "started"
+STOPPING = "stopping"
+STOPPED = "stopped"
+RELOADED = "reloaded"
+RELOAD_REFUSED = "reload_refused"
+RESTART_NEEDED = "restart_needed"
+CONFIG_WARNING = "config_warning"
+NOT_ALIVE = "not_alive"
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SESSION_STOP = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How the command line wants the daemon to run."""
+
+    config: Path
+    foreground: bool = False
+
+
+def run(options: RunOptions) -> int:
+    """Run the Consumer until a signal ends it; the exit code.
+
+    Raises `Oc2dError` when it cannot start: what was begun is undone.
+    """
+    # All threads inherit this: signals are only ever taken where the daemon waits for them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    prepared = prepare(options.config)
+    for warning in prepared.warnings:
+        _log.warning(CONFIG_WARNING, path=warning.path, message=warning.message)
+    with StateDirectories(prepared.config.state) as directories, ExitStack() as undo:
+        daemon = Daemon(options, prepared, directories, Notifier())
+        undo.callback(daemon.close)
+        daemon.start()
+        daemon.serve()
+    _log.info(STOPPED)
+    return 0
+
+
+class Daemon:
+    """The running Consumer: `start`, `serve` until a signal, `close`."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        prepared: Prepared,
+        directories: StateDirectories,
+        notifier: Notifier,
+    ) -> None:
+        self._options = options
+        self._prepared = prepared
+        self._directories = directories
+        self._notifier = notifier
+        self._begun = time.time()
+        config = prepared.config
+        hosted = _hosted(prepared)
+        self._profiles = tuple(hosted)
+        self._client_id = load_client_id(directories.state)
+        self._link = consumer_link(config, self._profiles, self._client_id)
+        self._marks = _marks(config)
+        self._consumer = Consumer(
+            config,
+            hosted,
+            prepared.registry.manager,
+            Clock(read_boot_id()),
+            directories.state / "journal.db",
+            subscribed=self._link.subscriptions,
+            device_topic=topics.device_topic(config.namespace, config.device_id),
+            reply_topics=lambda producer: topics.reply_topics(
+                config.namespace, config.broker.response_topic, producer
+            ),
+        )
+        consumer = self._consumer
+        observer = LinkObserver(
+            link_changing=lambda addresses: consumer.link_changing(_endpoints(addresses)),
+            link_changed=lambda addresses: consumer.link_changed(_endpoints(addresses)),
+        )
+        self._session = Session(
+            self._link, consumer.engine, observer, consumer.answers.shorten
+        )
+        self._status = StatusServer(directories.runtime, self.snapshot)
+
+    # -- life
+
+    def start(self) -> None:
+        """Bring everything up: rules first, then what was left undone, then the broker."""
+        self._consumer.start(
+            self._session, self._directories.state, self._directories.runtime
+        )
+        self._session.start()
+        self._status.start()
+        config = self._prepared.config
+        _log.info(
+            STARTED,
+            version=__version__,
+            device_id=config.device_id,
+            sender=config.sender,
+            broker=f"{config.broker.host}:{config.broker.port}",
+            profiles=list(self._profiles),
+            topics=list(self._link.subscriptions),
+        )
+        self._notifier.ready(f"running; broker {config.broker.host}:{config.broker.port}")
+
+    def serve(self) -> None:
+        """Wait for signals; feed the watchdog as long as every part makes progress."""
+        interval = self._notifier.watchdog_interval
+        while True:
+            if interval is None:
+                got: signal.struct_siginfo | None = signal.sigwaitinfo(_SIGNALS)
+            else:
+                got = signal.sigtimedwait(_SIGNALS, interval / 2)
+                self._feed_watchdog(interval / 2)
+            if got is None:
+                continue
+            if got.si_signo != signal.SIGHUP:
+                _log.info(STOPPING, signal=signal.Signals(got.si_signo).name)
+                return
+            self._reload()
+
+    def close(self) -> None:
+        """Finish what is running, send what is known, disconnect cleanly; the rest is journalled."""
+        self._notifier.stopping("finishing what is running")
+        # Whoever asks twice does not want to wait.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        self._status.stop()
+        self._consumer.quiesce()
+        self._session.stop(_SESSION_STOP)
+        self._consumer.close()
+
+    # -- while it runs
+
+    def _feed_watchdog(self, patience: float) -> None:
+        self._session.ping()
+        parts = {
+            **self._consumer.alive(patience),
+            "session": time.monotonic() - self._session.progress() < 2 * patience,
+        }
+        if all(parts.values()):
+            self._notifier.watchdog()
+        else:
+            _log.error(NOT_ALIVE, parts=[part for part, alive in parts.items() if not alive])
+        self._notifier.status(self._summary())
+
+    def _summary(self) -> str:
+        link = self._session.status()
+        state = "connected to" if link.connected else f"not connected ({link.last_error}) to"
+        return f"{state} {link.broker}; {self._consumer.queued} commands waiting"
+
+    def _reload(self) -> None:
+        """Read the configuration and the TLS files again; a bad one changes nothing (SIGHUP)."""
+        self._notifier.reloading()
+        old = self._prepared.config
+        try:
+            new = prepare(self._options.config, self._prepared.registry).config
+        except ConfigError as error:
+            for problem in error.problems:
+                _log.error(RELOAD_REFUSED, path=problem.path, message=problem.message)
+            self._notifier.ready("the new configuration is wrong; the old one stays in force")
+            return
+        changed = [
+            field.name
+            for field in dataclasses.fields(Config)
+            if getattr(new, field.name) != getattr(old, field.name)
+        ]
+        marks = _marks(new)
+        if new.broker != old.broker or marks != self._marks:
+            applied = dataclasses.replace(old, broker=new.broker)
+            self._link = consumer_link(applied, self._profiles, self._client_id)
+            self._marks = marks
+            self._prepared = dataclasses.replace(self._prepared, config=applied)
+            self._session.reconfigure(self._link)
+        if rest := [name for name in changed if name != "broker"]:
+            _log.warning(RESTART_NEEDED, sections=rest)
+        _log.info(RELOADED, changed=changed)
+        self._notifier.ready(self._summary())
+
+    # -- for `oc2d status`
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Everything there is to tell, JSON-able; on the status thread."""
+        config = self._prepared.config
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "device_id": config.device_id,
+            "from": config.sender,
+            "started": self._begun,
+            "uptime": time.time() - self._begun,
+            "link": dataclasses.asdict(self._session.status()),
+            **self._consumer.snapshot(),
+            "warnings": [str(warning) for warning in self._prepared.warnings],
+            "plugins": _hook_status(self._prepared),
+        }
+
+
+def _hosted(prepared: Prepared) -> dict[str, Hosted]:
+    """Order the actuators: as `policy.order` says, then as configured (AMB-27)."""
+    loaded = {one.nsid: one for one in prepared.actuators.actuators}
+    order = [name for name in prepared.config.policy.order if name in loaded]
+    return {
+        nsid: Hosted(
+            loaded[nsid].actuator,
+            {(p.action, p.target): p for p in loaded[nsid].actuator.supported_pairs()},
+            loaded[nsid].table.timeout,
+        )
+        for nsid in dict.fromkeys([*order, *loaded])
+    }
+
+
+def _endpoints(addresses: Sequence[Address]) -> tuple[Endpoint, ...]:
+    return tuple(Endpoint(address.host, address.port) for address in addresses)
+
+
+def _hook_status(prepared: Prepared) -> list[Any]:
+    try:
+        return list(prepared.registry.manager.hook.oc2d_status())
+    except Exception as error:  # noqa: BLE001 - any plugin, any error
+        return [{"error": f"oc2d_status failed: {type(error).__name__}"}]
+
+
+def _marks(config: Config) -> tuple[object, ...]:
+    """Tell when a TLS or secret file was replaced: their identity and time of change."""
+    broker = config.broker
+    names = (
+        broker.ca_file,
+        broker.cert_file,
+        broker.key_file,
+        broker.crl_file,
+        broker.password_file,
+        broker.key_password_file,
+    )
+    return tuple(_mark(name) for name in names)
+
+
+def _mark(name: Path | str | None) -> object:
+    try:
+        found = Path(name).stat() if name is not None else None
+    except OSError:
+        return None
+    return found and (found.st_ino, found.st_mtime_ns, found.st_size)

@@ -1,0 +1,121 @@
+"""Responses as they leave: wrapped, encoded, addressed, each under a handle of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from oc2d.engine.ports import Outgoing
+from oc2d.errors import Refusal
+from oc2d.language.codec import Encoding, InputLimits, decode, encode
+from oc2d.language.message import Headers, open_envelope, wrap_response
+from oc2d.language.response import OpenC2Response, response_tree
+from oc2d.language.vocabulary import StatusCode
+
+__all__ = ["Answers", "Handles", "ReplyTo", "refused"]
+
+_MOST_HANDLES = 60_000
+_ONE_BATCH = 1024
+_OWN = InputLimits(payload=1 << 30, items=1 << 30)  # what we wrote ourselves has no limits
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTo:
+    """What an answer takes from its request (LANG-4, MQTT-39, AMB-52)."""
+
+    request_id: str | None
+    producer: str | None
+    encoding: Encoding
+    correlation: bytes | None
+
+
+class Handles:
+    """Numbers for responses on their way; one is used again only after it was given back."""
+
+    def __init__(self, used: Sequence[int] = ()) -> None:
+        self._used = set(used)
+        self._last = max(used, default=0)
+
+    def __len__(self) -> int:
+        return len(self._used)
+
+    def scarce(self, open_requests: int) -> bool:
+        """Tell whether what is open could use them up: an interim and a final, on two topics."""
+        return len(self._used) + 4 * (open_requests + _ONE_BATCH) > _MOST_HANDLES
+
+    def take(self) -> int:
+        """Return a free one."""
+        handle = self._last
+        while True:
+            handle = handle % _MOST_HANDLES + 1
+            if handle not in self._used:
+                break
+        self._last = handle
+        self._used.add(handle)
+        return handle
+
+    def give_back(self, handle: int) -> None:
+        """The broker is responsible for it, or it was never sent."""
+        self._used.discard(handle)
+
+
+def refused(refusal: Refusal) -> OpenC2Response:
+    """Turn a refusal into the response that tells it."""
+    return OpenC2Response(status=StatusCode(refusal.status), status_text=refusal.text)
+
+
+class Answers:
+    """Builds what is published, from a response and its `ReplyTo`."""
+
+    def __init__(
+        self,
+        sender: str,
+        topics: Callable[[str | None], Sequence[str]],
+        wall: Callable[[], int],
+        handles: Handles,
+    ) -> None:
+        self._sender = sender
+        self._topics = topics
+        self._wall = wall
+        self._handles = handles
+
+    def build(self, response: OpenC2Response, to: ReplyTo, *, durable: bool) -> list[Outgoing]:
+        """Wrap a response for each topic it goes to (AMB-3)."""
+        return self._wrapped(response_tree(response, to.encoding), to, durable=durable)
+
+    def repeat(self, stored: bytes, to: ReplyTo) -> list[Outgoing]:
+        """Wrap a stored response once more, for a duplicate in whatever encoding (AMB-21)."""
+        return self._wrapped(decode(stored, Encoding.JSON, _OWN), to, durable=True)
+
+    def stored(self, response: OpenC2Response) -> bytes:
+        """The form in which the journal keeps a response."""
+        return encode(response_tree(response, Encoding.JSON), Encoding.JSON)
+
+    def _wrapped(self, tree: object, to: ReplyTo, *, durable: bool) -> list[Outgoing]:
+        headers = Headers(
+            request_id=to.request_id,
+            created=self._wall(),
+            sender=self._sender,
+            to=(to.producer,) if to.producer else (),
+        )
+        payload = encode(wrap_response(tree, headers), to.encoding)
+        return [
+            Outgoing(
+                self._handles.take(), topic, payload, to.encoding, to.correlation, durable=durable
+            )
+            for topic in self._topics(to.producer)
+        ]
+
+    @staticmethod
+    def shorten(message: Outgoing, limit: int) -> Outgoing | None:
+        """Replace a response over the broker's packet size by a short 500 (MQTT-12).
+
+        None: not even that fits in `limit` bytes of payload.
+        """
+        headers = open_envelope(decode(message.payload, message.encoding, _OWN)).headers
+        short = OpenC2Response(
+            status=StatusCode.INTERNAL_ERROR, status_text="response exceeds the broker's limit"
+        )
+        tree = wrap_response(response_tree(short, message.encoding), headers)
+        payload = encode(tree, message.encoding)
+        return replace(message, payload=payload) if len(payload) <= limit else None

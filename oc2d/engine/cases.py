@@ -1,0 +1,396 @@
+"""The open requests, and what each report does to them: writes the journal, fills a batch.
+
+Everything here runs on the engine's thread inside one transaction. What must happen only when the
+transaction is on the disk goes into the `Batch`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+import structlog
+
+from oc2d.actuator import Response
+from oc2d.engine import events
+from oc2d.engine.answers import Answers, Handles, ReplyTo, refused
+from oc2d.engine.clock import Clock
+from oc2d.engine.hooks import Hooks
+from oc2d.engine.intake import Admit, Answer, Drop, Gate, Repeat
+from oc2d.engine.journal import Journal, Origin
+from oc2d.engine.ports import Inbound, Outgoing, Token
+from oc2d.engine.schedule import Scheduler
+from oc2d.engine.worker import Job, Outcome, Step, Worker
+from oc2d.errors import Refusal, Unavailable
+from oc2d.hookspecs import Request
+from oc2d.language.codec import Encoding, encode
+from oc2d.language.command import extension_tree
+from oc2d.language.response import OpenC2Response, Results
+from oc2d.language.vocabulary import ResponseType, StatusCode
+
+__all__ = ["Batch", "Case", "Cases", "Settings"]
+
+_log = structlog.get_logger("oc2d.engine")
+_PROCESSING = StatusCode.PROCESSING
+_STATUS_AFTER = 0.1  # seconds until `status` is told that a command still runs (AMB-18)
+_REVERT_AGAIN = 10.0  # seconds until a failed revert is tried again
+_LAST = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the configuration says about answers and memory; seconds."""
+
+    remember: int
+    interim_after: float
+    report_after_ack: bool
+
+
+@dataclass(slots=True)
+class Case:
+    """One request that is not finished."""
+
+    request: Request
+    origin: Origin
+    to: ReplyTo
+    response_type: ResponseType
+    begun: float
+    told: bool = False  # something was sent for it already
+    deferred: bool = False  # it waits for its start time
+
+    @property
+    def silent(self) -> bool:
+        """Nothing may be sent for it."""
+        return self.response_type is ResponseType.NONE
+
+
+@dataclass(slots=True)
+class Batch:
+    """What follows once the transaction is committed, or is undone when it fails."""
+
+    acknowledge: list[Token] = field(default_factory=list)
+    send: list[Outgoing] = field(default_factory=list)
+    release: list[int] = field(default_factory=list)
+    then: list[Callable[[], None]] = field(default_factory=list)
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+
+class Cases:
+    """The engine's memory of what is open."""
+
+    def __init__(  # noqa: PLR0913 - the parts it connects
+        self,
+        *,
+        settings: Settings,
+        journal: Journal,
+        handles: Handles,
+        answers: Answers,
+        scheduler: Scheduler,
+        hooks: Hooks,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._handles = handles
+        self._answers = answers
+        self._scheduler = scheduler
+        self._hooks = hooks
+        self._clock = clock
+        self.workers: dict[str, Worker] = {}
+        self.open: dict[int, Case] = {}
+        self.by_producer: Counter[str | None] = Counter()
+        self.counters: Counter[str] = Counter()
+        self.outcomes: Counter[tuple[str, str, int]] = Counter()
+        self.last: deque[dict[str, object]] = deque(maxlen=_LAST)
+        # Due times of interim answers, one line for each delay, so that each is in order.
+        self._interim: dict[ResponseType, deque[tuple[float, int]]] = {
+            ResponseType.STATUS: deque(),
+            ResponseType.COMPLETE: deque(),
+        }
+
+    # -- from the transfer
+
+    def received(self, message: Inbound, gate: Gate, batch: Batch) -> None:
+        """Judge one message and write down what follows; acknowledge it in order of arrival."""
+        verdict = gate.judge(message)
+        self.counters["received"] += 1
+        match verdict:
+            case Drop():
+                self.counters["dropped"] += 1
+                _log.info(events.MESSAGE_DROPPED, topic=message.topic, reason=verdict.reason)
+            case Answer():
+                self._answer(verdict, message.topic, batch)
+            case Repeat():
+                self._repeat(verdict, message.topic, batch)
+            case Admit():
+                self._admit(verdict, batch)
+        batch.acknowledge.append(message.token)
+
+    def _answer(self, verdict: Answer, topic: str, batch: Batch) -> None:
+        memory = verdict.memory
+        if memory is not None:
+            request = self._journal.add(memory.key, self._expires(), None, None)
+            if memory.key is None:
+                self._journal.delivered(memory.packet_id, memory.digest, request)
+            if not verdict.silent:
+                self._journal.respond(request, self._answers.stored(verdict.response))
+        if not verdict.silent:
+            self._send(verdict.response, verdict.to, batch, durable=verdict.durable)
+        status = verdict.response.status
+        batch.then.append(
+            lambda: self._tell(verdict.request, verdict.to, topic, status, 0.0)
+        )
+
+    def _repeat(self, verdict: Repeat, topic: str, batch: Batch) -> None:
+        self.counters["duplicates"] += 1
+        stored = verdict.known.response
+        if stored is not None and not verdict.silent:
+            self._post(self._answers.repeat(stored, verdict.to), batch)
+        batch.then.append(
+            lambda: self._tell(verdict.request, verdict.to, topic, None, 0.0, duplicate=True)
+        )
+
+    def _admit(self, verdict: Admit, batch: Batch) -> None:
+        memory, journal = verdict.memory, self._journal
+        request = journal.add(memory.key, self._expires(), verdict.host.nsid, verdict.origin)
+        if memory.key is None:
+            journal.delivered(memory.packet_id, memory.digest, request)
+        if verdict.reused_id:
+            _log.warning(events.REQUEST_ID_REUSED, request_id=verdict.to.request_id)
+        if verdict.guessed:
+            _log.info(events.ACTUATOR_CHOSEN, profile=verdict.host.nsid)
+        window = verdict.origin.window
+        job = Job(
+            request,
+            verdict.host.nsid,
+            Step.RESERVE if window.ahead(self._clock) else Step.CARRY_OUT,
+            replace(verdict.command, key=f"{journal.epoch}-{request}"),
+            window,
+            early=verdict.response_type is ResponseType.ACK,
+        )
+        case = Case(
+            verdict.request,
+            verdict.origin,
+            verdict.to,
+            verdict.response_type,
+            self._clock.monotonic(),
+        )
+
+        def dispatch() -> None:
+            self.reopen(request, case)
+            self._hooks.request(case.request)
+            self.workers[verdict.host.nsid].post(job)
+
+        batch.then.append(dispatch)
+
+    def reopen(self, request: int, case: Case) -> None:
+        """Count a request among the open ones."""
+        self.open[request] = case
+        self.by_producer[case.to.producer] += 1
+        line = self._interim.get(case.response_type)
+        if line is not None and not case.told:
+            line.append((self._clock.monotonic() + self._delay(case.response_type), request))
+
+    def _delay(self, kind: ResponseType) -> float:
+        return _STATUS_AFTER if kind is ResponseType.STATUS else self._settings.interim_after
+
+    # -- from the workers
+
+    def accepted(self, job: Job, batch: Batch) -> None:
+        """Send the 102 of an `ack` (AMB-16)."""
+        self._interim_answer(job.request, OpenC2Response(status=_PROCESSING), batch)
+
+    def reserved(self, job: Job, results: object, batch: Batch) -> None:
+        """Keep what was reserved, and wait for the start time (AMB-25)."""
+        case = self.open.get(job.request)
+        if case is None:
+            return
+        if results is not None:
+            tree = extension_tree(results, Encoding.JSON)
+            kept = encode(tree, Encoding.JSON)
+            case.origin = msgspec.structs.replace(case.origin, reserved=kept)
+            self._journal.reoriginate(job.request, case.origin)
+        self._journal.arm(job.request, revert=False)
+        response = Response(_PROCESSING, "waits for its start time", results)
+        self._interim_answer(job.request, _worded(response, case), batch)
+        due = replace(
+            job, step=Step.EXECUTE, early=False, command=replace(job.command, reserved=results)
+        )
+        batch.then.append(lambda: self.wait_for_start(due))
+
+    def wait_for_start(self, job: Job) -> None:
+        """Hold a deferred command until its start time."""
+        worker = self.workers[job.profile]
+        self.open[job.request].deferred = True
+        self._scheduler.at_start(job.window, lambda: worker.post(job))
+
+    def wait_for_end(self, job: Job) -> None:
+        """Hold the revert of a command until its window is over."""
+        worker = self.workers[job.profile]
+        self._scheduler.at_stop(job.window, lambda: worker.post(job))
+
+    def finished(self, job: Job, outcome: Outcome, batch: Batch) -> None:
+        """Write down the outcome, arm the end of its window, answer."""
+        case = self.open.get(job.request)
+        if case is None:
+            _log.warning(events.LATE_OUTCOME, command_key=job.command.key)
+            return
+        response = refused(outcome) if isinstance(outcome, Refusal) else _worded(outcome, case)
+        lasts = response.status < StatusCode.BAD_REQUEST and job.window.stop is not None
+        if job.step is Step.EXECUTE:
+            self._journal.disarm(job.request, revert=False)
+        if isinstance(outcome, Unavailable):
+            self._journal.forget(job.request)
+        else:
+            self._journal.finish(job.request, keep=lasts)
+        if lasts:
+            self._journal.arm(job.request, revert=True)
+        if self._owes(case, response.status):
+            if not isinstance(outcome, Unavailable):
+                self._journal.respond(job.request, self._answers.stored(response))
+            self._send(response, case.to, batch)
+        if lasts:
+            end = replace(job, step=Step.REVERT, early=False)
+            batch.then.append(lambda: self.wait_for_end(end))
+        batch.then.append(lambda: self._close(job.request, case, response.status))
+
+    def _owes(self, case: Case, status: int) -> bool:
+        if case.response_type is ResponseType.ACK and case.told:
+            return self._settings.report_after_ack and status >= StatusCode.BAD_REQUEST
+        return not case.silent
+
+    def _close(self, request: int, case: Case, status: int) -> None:
+        if self.open.pop(request, None) is None:
+            return
+        self.by_producer[case.to.producer] -= 1
+        if not self.by_producer[case.to.producer]:
+            del self.by_producer[case.to.producer]
+        duration = (self._clock.monotonic() - case.begun) * 1000
+        self._tell(case.request, case.to, case.origin.topic, status, duration)
+
+    def reverted(self, job: Job, failed: str | None, batch: Batch) -> None:
+        """Close a window for good, or try again later."""
+        target = job.command.target_name
+        if failed is None:
+            self._journal.disarm(job.request, revert=True)
+            self._journal.finish(job.request, keep=False)
+            batch.then.append(
+                lambda: _log.info(events.REVERTED, command_key=job.command.key, target=target)
+            )
+            return
+        _log.error(events.REVERT_FAILED, command_key=job.command.key, reason=failed)
+        worker = self.workers[job.profile]
+        batch.then.append(
+            lambda: self._scheduler.after(_REVERT_AGAIN, lambda: worker.post(job))
+        )
+
+    def started(self, jobs: Sequence[Job]) -> list[Job]:
+        """Count the attempt before the actuator is asked; leave out what was answered already."""
+        wanted = [job for job in jobs if job.step is Step.REVERT or job.request in self.open]
+        self._journal.started(job.request for job in wanted if job.step is not Step.REVERT)
+        for job in wanted:
+            if job.step is Step.REVERT:
+                self._journal.reverting(job.request)
+        return wanted
+
+    def abandon(self, profile: str, running: set[int], batch: Batch) -> None:
+        """Answer 503 for all that waits for an actuator which does not come back."""
+        refusal = refused(Unavailable(f"{profile} does not answer"))
+        for request, case in self.open.items():
+            if case.request.profile != profile or case.deferred or request in running:
+                continue
+            self._journal.forget(request)
+            if self._owes(case, refusal.status):
+                self._send(refusal, case.to, batch)
+            batch.then.append(
+                lambda request=request, case=case: self._close(request, case, refusal.status)
+            )
+
+    # -- from the clock
+
+    def interim(self, now: float, batch: Batch) -> None:
+        """Tell those who wait too long that their command still runs (LANG-30)."""
+        for line in self._interim.values():
+            while line and (line[0][0] <= now or line[0][1] not in self.open):
+                due = line.popleft()
+                batch.undo.append(lambda line=line, due=due: line.appendleft(due))
+                response = OpenC2Response(status=_PROCESSING, status_text="in progress")
+                self._interim_answer(due[1], response, batch)
+
+    def next_interim(self) -> float | None:
+        """When `interim` has something to do (monotonic); None: never as things are."""
+        for line in self._interim.values():
+            while line and line[0][1] not in self.open:
+                line.popleft()
+        return min((line[0][0] for line in self._interim.values() if line), default=None)
+
+    def _interim_answer(self, request: int, response: OpenC2Response, batch: Batch) -> None:
+        case = self.open.get(request)
+        if case is None or case.silent or case.told:
+            return
+        self._journal.respond(request, self._answers.stored(response))
+        self._send(response, case.to, batch)
+        case.told = True
+
+        def untell() -> None:
+            case.told = False
+
+        batch.undo.append(untell)
+
+    # -- answers
+
+    def _send(
+        self, response: OpenC2Response, to: ReplyTo, batch: Batch, *, durable: bool = True
+    ) -> None:
+        self._post(self._answers.build(response, to, durable=durable), batch)
+
+    def _post(self, messages: Sequence[Outgoing], batch: Batch) -> None:
+        for message in messages:
+            batch.undo.append(lambda handle=message.handle: self._handles.give_back(handle))
+            if message.durable:
+                self._journal.post(message)
+        batch.send.extend(messages)
+
+    def _expires(self) -> int:
+        return self._clock.wall() // 1000 + self._settings.remember
+
+    def _tell(  # noqa: PLR0913 - the canonical line
+        self,
+        request: Request | None,
+        to: ReplyTo,
+        topic: str,
+        status: int | None,
+        duration_ms: float,
+        *,
+        duplicate: bool = False,
+    ) -> None:
+        """Log the one line of a request (DESIGN 2), count it, tell the hooks."""
+        command = request.command if request else None
+        line = {
+            "request_id": to.request_id,
+            "producer": to.producer,
+            "topic": topic,
+            "profile": request.profile if request else None,
+            "action": command.action.value if command else None,
+            "target": command.target.name if command else None,
+            "status": None if status is None else int(status),
+            "duration_ms": round(duration_ms, 2),
+            "duplicate": duplicate,
+        }
+        _log.info(events.REQUEST, **line)
+        self.last.append(line)
+        if request is not None and status is not None:
+            key = (request.profile or "", request.command.action.value, int(status))
+            self.outcomes[key] += 1
+            self._hooks.response(request, int(status), duration_ms)
+
+
+def _worded(response: Response, case: Case) -> OpenC2Response:
+    """Put a plugin's results under its NSID (LANG-40)."""
+    nsid = case.request.profile or ""
+    results = None if response.results is None else Results(extensions={nsid: response.results})
+    return OpenC2Response(
+        status=StatusCode(response.status), status_text=response.text, results=results
+    )

@@ -1,0 +1,215 @@
+"""The engine with all its parts in place, but for the transfer: what `daemon` and tests start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import structlog
+
+from oc2d.actuator import Context, Endpoint
+from oc2d.config import Config
+from oc2d.engine import events, recovery
+from oc2d.engine.answers import Answers, Handles
+from oc2d.engine.cases import Cases, Settings
+from oc2d.engine.clock import Clock
+from oc2d.engine.engine import Engine
+from oc2d.engine.hooks import Hooks
+from oc2d.engine.intake import Gate, Load
+from oc2d.engine.journal import Journal
+from oc2d.engine.ports import Transfer
+from oc2d.engine.schedule import Scheduler
+from oc2d.engine.selection import Hosted
+from oc2d.engine.worker import Worker
+from oc2d.errors import Oc2dError, StateError
+
+__all__ = ["Consumer"]
+
+_log = structlog.get_logger("oc2d.engine")
+
+_START_TIME = 300.0  # seconds for an actuator to start or to restore its rules
+_LINK_TIME = 5.0  # seconds for an actuator to open the way to the broker
+_STATUS_TIME = 1.0
+_WORKER_STOP = 8.0
+_ENGINE_STOP = 3.0
+
+
+class Consumer:
+    """Journal, gate, engine, scheduler and one worker for each actuator.
+
+    `subscribed` are the topic filters that are ours, `device_topic` the one among them that nobody
+    shares; `reply_topics` tells where responses for a Producer go.
+    """
+
+    def __init__(  # noqa: PLR0913 - what it is put together from
+        self,
+        config: Config,
+        hosted: Mapping[str, Hosted],
+        manager: pluggy.PluginManager,
+        clock: Clock,
+        journal: Path,
+        *,
+        subscribed: Sequence[str],
+        device_topic: str,
+        reply_topics: Callable[[str | None], Sequence[str]],
+    ) -> None:
+        self._device_id = config.device_id
+        self._hosted = hosted
+        self._clock = clock
+        self._journal = Journal(journal)
+        handles = Handles([message.handle for message in self._journal.outbox()])
+        self._hooks = Hooks(manager)
+        self._scheduler = Scheduler(clock)
+        self.answers = Answers(config.sender, reply_topics, clock.wall, handles)
+        self._cases = Cases(
+            settings=_settings(config),
+            journal=self._journal,
+            handles=handles,
+            answers=self.answers,
+            scheduler=self._scheduler,
+            hooks=self._hooks,
+            clock=clock,
+        )
+        self._gate = self._build_gate(config, frozenset(subscribed), device_topic)
+        self.engine = Engine(
+            journal=self._journal,
+            gate=self._gate,
+            cases=self._cases,
+            handles=handles,
+            clock=clock,
+            timeouts={nsid: host.timeout for nsid, host in hosted.items()},
+        )
+        self._workers = self._cases.workers
+        for nsid, host in hosted.items():
+            self._workers[nsid] = Worker(host, self.engine, clock)
+
+    def _build_gate(self, config: Config, subscribed: frozenset[str], device_topic: str) -> Gate:
+        cases = self._cases
+        return Gate(
+            names=subscribed | {config.device_id, config.sender},
+            shared=subscribed - {device_topic},
+            accept_retained=config.broker.accept_retained,
+            limits=config.limits,
+            policy=config.policy,
+            compat=config.compat,
+            hosted=self._hosted,
+            journal=self._journal,
+            hooks=self._hooks,
+            clock=self._clock,
+            load=Load(
+                queued=lambda: len(cases.open),
+                queued_by=lambda producer: cases.by_producer[producer],
+                stuck=lambda nsid: nsid in self.engine.stuck,
+            ),
+        )
+
+    # -- life
+
+    def start(self, transfer: Transfer, state: Path, runtime: Path) -> None:
+        """Rules first, then what was left undone; after it the transfer may deliver.
+
+        Raises `Oc2dError` when an actuator cannot start.
+        """
+        left = recovery.read(self._journal, self._gate, self._hosted, self._clock)
+        context = Context(
+            device_id=self._device_id,
+            state_directory=state,
+            runtime_directory=runtime,
+            boot_id=self._clock.boot_id,
+            now=self._clock.wall,
+        )
+        for nsid, worker in self._workers.items():
+            worker.start()
+            actuator = worker.host.actuator
+            ended = frozenset(left.ended.get(nsid, ()))
+            _begin(worker, "start", lambda a=actuator: a.start(context))
+            _begin(worker, "restore", lambda a=actuator, e=ended: a.restore(e))
+        self.engine.start(transfer)
+        recovery.resume(left, self._cases, self.engine)
+        self._scheduler.start()
+
+    def quiesce(self) -> None:
+        """Take in nothing more, finish what is running, write it down; the rest is journalled."""
+        self.engine.close_intake()
+        self._scheduler.stop()
+        until = time.monotonic() + _WORKER_STOP
+        for worker in self._workers.values():
+            worker.stop(max(0.1, until - time.monotonic()))
+        if self.engine.running:
+            self.engine.settle(_ENGINE_STOP)
+
+    def close(self) -> None:
+        """End the engine and close the journal; after the transfer has stopped."""
+        self.engine.stop(_ENGINE_STOP)
+        if not self.engine.running:
+            self._journal.close()
+
+    def alive(self, patience: float) -> Mapping[str, bool]:
+        """Tell for the watchdog which parts make progress within `patience` seconds."""
+        return {"engine": self.engine.ping(patience), "scheduler": self._scheduler.alive()}
+
+    # -- the link, as the actuators hear of it
+
+    def link_changing(self, endpoints: Sequence[Endpoint]) -> None:
+        """Let every actuator open the way to the broker, and wait for it."""
+        for nsid, worker in self._workers.items():
+            try:
+                worker.call(lambda w=worker: w.host.actuator.link_changing(endpoints), _LINK_TIME)
+            except Exception:
+                _log.exception(events.LINK_HOOK_FAILED, profile=nsid)
+
+    def link_changed(self, endpoints: Sequence[Endpoint]) -> None:
+        """Tell every actuator which way is used; does not wait."""
+        for worker in self._workers.values():
+            worker.tell(lambda w=worker: w.host.actuator.link_changed(endpoints))
+
+    # -- for status
+
+    @property
+    def queued(self) -> int:
+        """Commands accepted and not finished."""
+        return len(self._cases.open)
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Numbers and actuators for `oc2d status`; from another thread."""
+        return {
+            "engine": self.engine.snapshot(),
+            "windows": self._scheduler.pending(),
+            "actuators": {nsid: self._actuator(worker) for nsid, worker in self._workers.items()},
+        }
+
+    def _actuator(self, worker: Worker) -> Mapping[str, Any]:
+        if worker.host.nsid in self.engine.stuck:
+            return {"state": "stuck"}
+        try:
+            return {"state": "running", **worker.call(worker.host.actuator.status, _STATUS_TIME)}
+        except TimeoutError:
+            return {"state": "busy"}
+        except Exception as error:  # noqa: BLE001 - any plugin, any error
+            return {"state": "running", "error": f"status failed: {type(error).__name__}"}
+
+
+def _settings(config: Config) -> Settings:
+    remember = config.limits.remember
+    return Settings(
+        remember=2 * config.broker.session_expiry if remember is None else remember,
+        interim_after=config.limits.interim_after,
+        report_after_ack=config.policy.report_after_ack,
+    )
+
+
+def _begin(worker: Worker, what: str, function: Callable[[], None]) -> None:
+    """Run one step of an actuator's start; what stops it is told without a traceback."""
+    nsid = worker.host.nsid
+    try:
+        worker.call(function, _START_TIME)
+    except Oc2dError:
+        raise
+    except TimeoutError:
+        raise StateError(f"actuator {nsid}: {what} takes more than {_START_TIME:.0f} s") from None
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise StateError(f"actuator {nsid}: {what} failed: {reason}") from error

@@ -1,0 +1,53 @@
+"""The plugins' hooks as the engine calls them: whatever they raise, the engine goes on."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pluggy
+import structlog
+
+from oc2d.engine import events
+from oc2d.hookspecs import Request
+
+__all__ = ["Hooks"]
+
+_log = structlog.get_logger("oc2d.engine")
+
+
+class _Relay(Protocol):
+    def oc2d_authorise(self, *, request: Request) -> str | None: ...
+
+    def oc2d_request(self, *, request: Request) -> object: ...
+
+    def oc2d_response(self, *, request: Request, status: int, duration_ms: float) -> object: ...
+
+
+class Hooks:
+    """Calls `oc2d_authorise`, `oc2d_request` and `oc2d_response` of all plugins."""
+
+    def __init__(self, manager: pluggy.PluginManager) -> None:
+        self._relay: _Relay = manager.hook
+
+    def authorise(self, request: Request) -> str | None:
+        """Return why the command is refused; an error refuses too: it must not open a door."""
+        try:
+            reason = self._relay.oc2d_authorise(request=request)
+        except Exception:  # noqa: BLE001 - any plugin, any error
+            _log.exception(events.HOOK_FAILED, hook="oc2d_authorise")
+            return "not permitted"
+        return None if reason is None else str(reason)
+
+    def request(self, request: Request) -> None:
+        """Tell that a request was accepted."""
+        try:
+            self._relay.oc2d_request(request=request)
+        except Exception:  # noqa: BLE001 - any plugin, any error
+            _log.exception(events.HOOK_FAILED, hook="oc2d_request")
+
+    def response(self, request: Request, status: int, duration_ms: float) -> None:
+        """Tell the outcome of a request."""
+        try:
+            self._relay.oc2d_response(request=request, status=status, duration_ms=duration_ms)
+        except Exception:  # noqa: BLE001 - any plugin, any error
+            _log.exception(events.HOOK_FAILED, hook="oc2d_response")

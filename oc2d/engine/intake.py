@@ -1,0 +1,398 @@
+"""The order of checks: what becomes of one delivered message (REQUIREMENTS 2.6).
+
+`Gate.judge` reads; it writes nothing. What it returns says all that the engine has to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from oc2d.config import Compat, Limits, Policy
+from oc2d.engine.answers import ReplyTo, refused
+from oc2d.engine.clock import Clock
+from oc2d.engine.hooks import Hooks
+from oc2d.engine.journal import Journal, Known, Origin
+from oc2d.engine.limits import Rate
+from oc2d.engine.ports import Channel, Inbound
+from oc2d.engine.selection import Choice, Hosted, Mismatch, capabilities, compose, select
+from oc2d.engine.window import Window, window_of
+from oc2d.actuator import Command
+from oc2d.errors import BadRequest, Forbidden, NoMatch, Refusal, Unauthorized, Unavailable
+from oc2d.hookspecs import Request
+from oc2d.language.codec import Encoding, InputLimits, Tree, decode, guess
+from oc2d.language.command import Dialect, OpenC2Command, fingerprint, parse_command
+from oc2d.language.features import answer_features
+from oc2d.language.message import (
+    Envelope,
+    Headers,
+    MessageKind,
+    created_ms,
+    open_envelope,
+    salvage,
+)
+from oc2d.language.response import OpenC2Response
+from oc2d.language.vocabulary import ResponseType
+
+__all__ = ["Admit", "Answer", "Drop", "Gate", "Load", "Memory", "Repeat", "Verdict"]
+
+_CONTENT_TYPE = "application/openc2"
+_UNDECODABLE_PER_MINUTE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """By what a duplicate will be known: a key, or the delivery when there is no request id."""
+
+    key: bytes | None
+    packet_id: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Nothing is done and nothing sent."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """It ends here, with this response; `memory` None: it is not remembered.
+
+    `durable` False is best effort: no journal, no promise (AMB-21).
+    """
+
+    response: OpenC2Response
+    to: ReplyTo
+    request: Request | None = None
+    memory: Memory | None = None
+    silent: bool = False
+    durable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A duplicate: its stored response once more, or nothing while the original runs."""
+
+    known: Known
+    to: ReplyTo
+    request: Request | None
+    silent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """A command for an actuator."""
+
+    host: Hosted
+    command: Command
+    origin: Origin
+    to: ReplyTo
+    request: Request
+    response_type: ResponseType
+    memory: Memory
+    reused_id: bool
+    guessed: bool
+
+
+Verdict = Drop | Answer | Repeat | Admit
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How full the engine is, as the gate asks it: accepted and not yet executed."""
+
+    queued: Callable[[], int]
+    queued_by: Callable[[str | None], int]
+    stuck: Callable[[str], bool]
+
+
+class Gate:
+    """Judges messages one at a time, on the engine's thread."""
+
+    def __init__(  # noqa: PLR0913 - the parts it looks at
+        self,
+        *,
+        names: frozenset[str],
+        shared: frozenset[str],
+        accept_retained: bool,
+        limits: Limits,
+        policy: Policy,
+        compat: Compat,
+        hosted: Mapping[str, Hosted],
+        journal: Journal,
+        hooks: Hooks,
+        clock: Clock,
+        load: Load,
+    ) -> None:
+        self._names = names
+        self._shared = shared
+        self._accept_retained = accept_retained
+        self._limits = limits
+        self._policy = policy
+        self._bare = compat.bare_command
+        self._dialect = Dialect(
+            profile_field=compat.profile_field, strict_cidr=compat.strict_cidr
+        )
+        self._input = InputLimits(payload=limits.payload)
+        self._hosted = hosted
+        self._capabilities = capabilities(tuple(hosted.values()), limits.rate_per_minute)
+        self._journal = journal
+        self._hooks = hooks
+        self._clock = clock
+        self._load = load
+        self._rate = Rate(limits.rate_per_minute) if limits.rate_per_minute else None
+        self._undecodable: dict[str, Rate] = {}
+
+    def judge(self, message: Inbound) -> Verdict:
+        """Decide what becomes of a message; raises nothing but errors of the journal."""
+        if foreign := self._foreign(message):
+            return Drop(foreign)
+        try:
+            encoding = _encoding(message)
+            tree = decode(message.payload, encoding, self._input)
+        except BadRequest as refusal:
+            return self._undecoded(message, refusal)
+        try:
+            envelope = open_envelope(tree, bare_command=self._bare)
+        except BadRequest as refusal:
+            return self._malformed(message, encoding, tree, refusal)
+        if envelope.kind is not MessageKind.REQUEST:
+            return Drop("not a request")
+        return self._request(message, encoding, envelope)
+
+    def reread(self, origin: Origin) -> OpenC2Command:
+        """Parse a journalled request again, as it was when it was accepted."""
+        tree = decode(origin.payload, origin.encoding, self._input)
+        envelope = open_envelope(tree, bare_command=self._bare)
+        return parse_command(envelope.content, origin.encoding, self._dialect)
+
+    def taken(self) -> int:
+        """A mark in the rate limit: for `untake`, when what was judged could not be kept."""
+        return self._rate.total if self._rate else 0
+
+    def untake(self, mark: int) -> None:
+        """Take back what was counted since."""
+        if self._rate:
+            self._rate.back_to(mark)
+
+    # -- steps 1 to 4: is it a request at all?
+
+    def _foreign(self, message: Inbound) -> str | None:
+        if message.message_type not in (None, "req"):
+            return "not a request"
+        if message.retained and not self._accept_retained:
+            return "retained"
+        return None
+
+    def _undecoded(self, message: Inbound, refusal: BadRequest) -> Verdict:
+        """Answer only one who meant OpenC2, and not a flood of them (LANG-45)."""
+        if not (message.content_type == _CONTENT_TYPE or message.message_type == "req"):
+            return Drop(f"not OpenC2: {refusal.text}")
+        rate = self._undecodable.setdefault(message.topic, Rate(_UNDECODABLE_PER_MINUTE))
+        if not rate.take(self._clock.monotonic()):
+            return Drop("too much undecodable input")
+        encoding = Encoding.CBOR if message.encoding == Encoding.CBOR.value else Encoding.JSON
+        to = ReplyTo(None, None, encoding, message.correlation)
+        return Answer(refused(refusal), to, durable=False)
+
+    def _malformed(
+        self, message: Inbound, encoding: Encoding, tree: Tree, refusal: BadRequest
+    ) -> Verdict:
+        left = salvage(tree)
+        if not left.is_request:
+            return Drop("not a request")
+        if not self._named(left.to):
+            return Drop("for others")
+        to = ReplyTo(left.request_id, left.sender, encoding, message.correlation)
+        return Answer(refused(refusal), to, silent=left.silent)
+
+    # -- steps 5 to 9: who asks, and for what?
+
+    def _request(self, message: Inbound, encoding: Encoding, envelope: Envelope) -> Verdict:
+        headers = envelope.headers
+        if not self._named(headers.to):
+            return Drop("for others")
+        to = ReplyTo(headers.request_id, headers.sender, encoding, message.correlation)
+        command, wrong = self._parsed(envelope.content, encoding)
+        silent = _silent(command, envelope.content)
+        try:
+            self._permit(headers)
+        except Refusal as refusal:
+            return Answer(refused(refusal), to, silent=silent)
+        memory = _memory(message, headers, fingerprint(envelope.content, command))
+        request = command and Request(
+            headers.request_id, headers.sender, message.topic, None, command
+        )
+        known = self._known(message, memory)
+        if known is not None:
+            return Repeat(known, to, request, silent)
+        try:
+            self._room(headers.sender)
+        except Unavailable as refusal:
+            return Answer(refused(refusal), to, request, silent=silent)
+        if command is None or request is None:
+            assert wrong is not None  # noqa: S101 - one of the two is there
+            return Answer(refused(wrong), to, None, memory, silent)
+        return self._command(message, encoding, envelope, request, to, memory)
+
+    def _named(self, to: tuple[str, ...]) -> bool:
+        return not to or not self._names.isdisjoint(to)
+
+    def _parsed(
+        self, content: Tree, encoding: Encoding
+    ) -> tuple[OpenC2Command | None, Refusal | None]:
+        try:
+            return parse_command(content, encoding, self._dialect), None
+        except Refusal as refusal:
+            return None, refusal
+
+    def _permit(self, headers: Headers) -> None:
+        policy = self._policy
+        if policy.producers is not None:
+            if headers.sender is None:
+                raise Unauthorized("headers.from is missing")
+            if headers.sender not in policy.producers:
+                raise Forbidden("this Producer may not command this Consumer")
+        if policy.max_age is not None:
+            created = created_ms(headers.created)
+            if created is None:
+                raise Forbidden("headers.created is missing")
+            if created < self._clock.wall() - policy.max_age * 1000:
+                raise Forbidden(f"the command is older than {policy.max_age} seconds")
+
+    def _known(self, message: Inbound, memory: Memory) -> Known | None:
+        if memory.key is not None:
+            return self._journal.known(memory.key)
+        if message.redelivered:
+            return self._journal.delivery(memory.packet_id, memory.digest)
+        return None
+
+    def _room(self, producer: str | None) -> None:
+        limits = self._limits
+        if self._load.queued() >= limits.queue:
+            raise Unavailable("the queue is full")
+        share = limits.queue_per_producer
+        if share is not None and self._load.queued_by(producer) >= share:
+            raise Unavailable("this Producer's share of the queue is full")
+        if self._journal.remembered >= limits.remember_count:
+            raise Unavailable("too many requests to remember")
+        if self._rate is not None and not self._rate.take(self._clock.monotonic()):
+            raise Unavailable("rate limit exceeded")
+
+    # -- steps 9 to 12: for which actuator, and can it?
+
+    def _command(  # noqa: PLR0913 - the facts gathered so far
+        self,
+        message: Inbound,
+        encoding: Encoding,
+        envelope: Envelope,
+        request: Request,
+        to: ReplyTo,
+        memory: Memory,
+    ) -> Verdict:
+        command = request.command
+        silent = _silent(command, None)
+        try:
+            if reason := self._hooks.authorise(request):
+                raise Forbidden(reason)
+            choice = select(command, encoding, message.profile, self._hosted)
+            if choice.host is None:
+                response = answer_features(command, self._capabilities)
+                return Answer(response, to, request, memory, silent)
+            request = replace(request, profile=choice.host.nsid)
+            return self._admit(message, encoding, request, to, memory, choice)
+        except Mismatch:
+            if not self._directed(message, envelope.headers.to):
+                return Drop("for another actuator")
+            return Answer(refused(NoMatch("No matching actuator")), to, request, memory, silent)
+        except Unavailable as refusal:
+            return Answer(refused(refusal), to, request, silent=silent)
+        except Refusal as refusal:
+            return Answer(refused(refusal), to, request, memory, silent)
+
+    def _directed(self, message: Inbound, to: tuple[str, ...]) -> bool:
+        """Tell whether the sender means this very Consumer, who then owes an answer (AMB-23)."""
+        mine = self._names - self._shared
+        return message.channel is Channel.DEVICE or not mine.isdisjoint(to)
+
+    def _admit(  # noqa: PLR0913 - the facts gathered so far
+        self,
+        message: Inbound,
+        encoding: Encoding,
+        request: Request,
+        to: ReplyTo,
+        memory: Memory,
+        choice: Choice,
+    ) -> Admit:
+        host, command = choice.host, request.command
+        assert host is not None  # noqa: S101 - the caller has seen it
+        window = window_of(command.args, self._clock)
+        typed = compose(
+            command, encoding, host, key="", producer=to.producer, window=window
+        )
+        if self._load.stuck(host.nsid):
+            raise Unavailable(f"{host.nsid} does not answer")
+        return Admit(
+            host=host,
+            command=typed,
+            origin=self._origin(message, to, window),
+            to=to,
+            request=request,
+            response_type=_response_type(command),
+            memory=memory,
+            reused_id=memory.key is not None and self._journal.id_reused(memory.key),
+            guessed=choice.guessed,
+        )
+
+    def _origin(self, message: Inbound, to: ReplyTo, window: Window) -> Origin:
+        return Origin(
+            request_id=to.request_id,
+            producer=to.producer,
+            topic=message.topic,
+            encoding=to.encoding,
+            correlation=to.correlation,
+            payload=message.payload,
+            accepted=self._clock.wall(),
+            window=window,
+        )
+
+
+def _encoding(message: Inbound) -> Encoding:
+    """Find the encoding: what the properties say, else the first byte (AMB-15)."""
+    if message.content_type not in (None, _CONTENT_TYPE):
+        raise BadRequest(f"content type is not {_CONTENT_TYPE}")
+    if message.encoding is None:
+        guessed = guess(message.payload)
+        if guessed is None:
+            raise BadRequest("the payload is neither JSON nor CBOR")
+        return guessed
+    try:
+        return Encoding(message.encoding)
+    except ValueError:
+        raise BadRequest("encoding is neither json nor cbor") from None
+
+
+def _memory(message: Inbound, headers: Headers, body: bytes) -> Memory:
+    digest = blake2b(message.payload, digest_size=16).digest()
+    if headers.request_id is None:
+        return Memory(None, message.token.packet_id, digest)
+    who = f"{headers.sender or ''}\0{headers.request_id}".encode("utf-8", "surrogatepass")
+    return Memory(
+        blake2b(who, digest_size=8).digest() + body[:8], message.token.packet_id, digest
+    )
+
+
+def _response_type(command: OpenC2Command) -> ResponseType:
+    asked = command.args.response_requested if command.args else None
+    return asked or ResponseType.COMPLETE
+
+
+def _silent(command: OpenC2Command | None, content: Tree) -> bool:
+    """Tell whether `response_requested: none` forbids every answer (AMB-17)."""
+    if command is not None:
+        return _response_type(command) is ResponseType.NONE
+    args = content.get("args") if isinstance(content, dict) else None
+    return isinstance(args, dict) and args.get("response_requested") == "none"

@@ -1,0 +1,356 @@
+"""The journal: what was received, what came of it, what is still to be sent (DESIGN 4).
+
+SQLite in WAL mode, written by the engine's thread alone, everything that waits in one transaction.
+A request is RECEIVED, then STARTED, then has its RESULT; it is DONE when its row in `outbox` is
+gone. A durable commit survives power loss, any other a kill -9.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import msgspec
+
+from oc2d.engine.ports import Outgoing
+from oc2d.engine.window import Window
+from oc2d.errors import StateError
+from oc2d.language.codec import Encoding
+
+__all__ = ["Journal", "Known", "Origin", "Pending", "Phase", "Timer"]
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE requests(
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  key BLOB,                    -- 8 bytes of (from, request_id), 8 of the body; NULL: no request id
+  phase INTEGER NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0,
+  expires INTEGER NOT NULL,    -- seconds since 1970
+  actuator TEXT,
+  origin BLOB,                 -- NULL once nothing more is to be done for it
+  response BLOB                -- the last one sent, as JSON; NULL: none
+);
+CREATE INDEX requests_key ON requests(key) WHERE key IS NOT NULL;
+CREATE INDEX requests_open ON requests(id) WHERE origin IS NOT NULL;
+CREATE INDEX requests_expires ON requests(expires);
+CREATE TABLE outbox(
+  handle INTEGER PRIMARY KEY,
+  place INTEGER NOT NULL,      -- order of sending
+  topic TEXT NOT NULL,
+  payload BLOB NOT NULL,
+  encoding TEXT NOT NULL,
+  correlation BLOB,
+  released INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE timers(
+  request INTEGER NOT NULL,
+  revert INTEGER NOT NULL,     -- 0: execute at the start, 1: revert at the end of the window
+  attempts INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY(request, revert)
+) WITHOUT ROWID;
+CREATE TABLE deliveries(packet_id INTEGER PRIMARY KEY, digest BLOB NOT NULL, request INTEGER NOT NULL);
+"""
+
+
+class Phase(IntEnum):
+    """How far a request has come."""
+
+    RECEIVED = 0
+    STARTED = 1
+    RESULT = 2
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """All that is needed to run a request later and to answer it, as the journal keeps it."""
+
+    request_id: str | None
+    producer: str | None
+    topic: str
+    encoding: Encoding
+    correlation: bytes | None
+    payload: bytes
+    accepted: int  # wall clock, ms
+    window: Window
+    reserved: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A request that the journal remembers; `response` is its last one as JSON, None: none yet."""
+
+    request: int
+    response: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request that an earlier process left unfinished or that has a window open."""
+
+    request: int
+    phase: Phase
+    attempts: int
+    actuator: str
+    origin: Origin
+    response: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """An event of a window that is still to come."""
+
+    request: int
+    revert: bool
+    attempts: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_origin = msgspec.msgpack.Decoder(Origin).decode
+
+
+class Journal:
+    """All SQL of the engine. One thread; writing methods only between `begin` and `commit`."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._db = _open(path)
+            self.epoch = self._meta("epoch", secrets.token_hex(6))
+            (self.remembered,) = self._db.execute("SELECT count(*) FROM requests").fetchone()
+            (place,) = self._db.execute("SELECT coalesce(max(place), 0) FROM outbox").fetchone()
+        except sqlite3.Error as error:
+            raise StateError(f"cannot use the journal {path}: {error}") from error
+        self._place = int(place)
+        self._synced = True
+        self._before = (self.remembered, self._place)
+
+    def _meta(self, name: str, default: str) -> str:
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES(?, ?)", (name, default))
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return str(row[0])
+
+    def close(self) -> None:
+        """Close the file; everything committed stays."""
+        self._db.close()
+
+    # -- transactions
+
+    def begin(self, *, durable: bool) -> None:
+        """Begin a transaction; a durable one is on the disk when `commit` returns."""
+        if durable != self._synced:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._synced = durable
+        self._before = (self.remembered, self._place)
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """End the transaction."""
+        self._db.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Forget the transaction."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        self.remembered, self._place = self._before
+
+    # -- requests
+
+    def known(self, key: bytes) -> Known | None:
+        """Find the newest request with this key (AMB-21)."""
+        row = self._db.execute(
+            "SELECT id, response FROM requests WHERE key = ? ORDER BY id DESC LIMIT 1", (key,)
+        ).fetchone()
+        return None if row is None else Known(*row)
+
+    def id_reused(self, key: bytes) -> bool:
+        """Tell whether another request came under the same producer and request id."""
+        low = key[:8]
+        row = self._db.execute(
+            "SELECT 1 FROM requests WHERE key BETWEEN ? AND ? LIMIT 1",
+            (low + bytes(8), low + b"\xff" * 8),
+        ).fetchone()
+        return row is not None
+
+    def delivery(self, packet_id: int, digest: bytes) -> Known | None:
+        """Find the request without an id that was delivered under this packet id (AMB-21)."""
+        row = self._db.execute(
+            "SELECT r.id, r.response FROM deliveries d JOIN requests r ON r.id = d.request"
+            " WHERE d.packet_id = ? AND d.digest = ?",
+            (packet_id, digest),
+        ).fetchone()
+        return None if row is None else Known(*row)
+
+    def delivered(self, packet_id: int, digest: bytes, request: int) -> None:
+        """Remember under which packet id a request without an id came."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO deliveries VALUES(?, ?, ?)", (packet_id, digest, request)
+        )
+
+    def forget_deliveries(self) -> None:
+        """Packet ids start anew: the broker lost the session."""
+        self._db.execute("DELETE FROM deliveries")
+
+    def add(
+        self, key: bytes | None, expires: int, actuator: str | None, origin: Origin | None
+    ) -> int:
+        """Write down a request; with an origin it is RECEIVED, without one there is no more to do.
+
+        Returns its id.
+        """
+        phase = Phase.RESULT if origin is None else Phase.RECEIVED
+        cursor = self._db.execute(
+            "INSERT INTO requests(key, phase, expires, actuator, origin) VALUES(?, ?, ?, ?, ?)",
+            (key, phase, expires, actuator, None if origin is None else _encode(origin)),
+        )
+        self.remembered += 1
+        return int(cursor.lastrowid or 0)
+
+    def reoriginate(self, request: int, origin: Origin) -> None:
+        """Keep what changed of an unfinished request: its reserved results."""
+        self._db.execute("UPDATE requests SET origin = ? WHERE id = ?", (_encode(origin), request))
+
+    def started(self, requests: Iterable[int]) -> None:
+        """Mark requests as STARTED, and count the attempt."""
+        self._db.executemany(
+            "UPDATE requests SET phase = 1, attempts = attempts + 1 WHERE id = ?",
+            [(request,) for request in requests],
+        )
+
+    def respond(self, request: int, response: bytes) -> None:
+        """Keep the response that a duplicate will be told."""
+        self._db.execute("UPDATE requests SET response = ? WHERE id = ?", (response, request))
+
+    def finish(self, request: int, *, keep: bool) -> None:
+        """Mark the RESULT as known; `keep` its origin while the end of a window is to come."""
+        self._db.execute(
+            "UPDATE requests SET phase = 2 WHERE id = ?"
+            if keep
+            else "UPDATE requests SET phase = 2, origin = NULL WHERE id = ?",
+            (request,),
+        )
+
+    def forget(self, request: int) -> None:
+        """Remove a request that is answered 503: the same one may be tried again."""
+        self._db.execute("DELETE FROM requests WHERE id = ?", (request,))
+        self._db.execute("DELETE FROM timers WHERE request = ?", (request,))
+        self.remembered -= 1
+
+    def expire(self, now: int, most: int) -> None:
+        """Forget at most `most` requests whose time (seconds since 1970) has come."""
+        cursor = self._db.execute(
+            "DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE expires < ?"
+            " AND origin IS NULL AND id NOT IN (SELECT request FROM deliveries) LIMIT ?)",
+            (now, most),
+        )
+        self.remembered -= cursor.rowcount
+
+    def pending(self) -> Iterator[Pending]:
+        """All requests with something left to do, in order of arrival."""
+        rows = self._db.execute(
+            "SELECT id, phase, attempts, actuator, origin, response FROM requests"
+            " WHERE origin IS NOT NULL ORDER BY id"
+        )
+        for request, phase, attempts, actuator, origin, response in rows:
+            yield Pending(
+                request, Phase(phase), attempts, actuator, _decode_origin(origin), response
+            )
+
+    # -- windows
+
+    def arm(self, request: int, *, revert: bool) -> None:
+        """Write down an event of a window."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO timers(request, revert) VALUES(?, ?)", (request, revert)
+        )
+
+    def disarm(self, request: int, *, revert: bool) -> None:
+        """Remove an event that has happened."""
+        self._db.execute(
+            "DELETE FROM timers WHERE request = ? AND revert = ?", (request, revert)
+        )
+
+    def reverting(self, request: int) -> None:
+        """Count an attempt to revert."""
+        self._db.execute(
+            "UPDATE timers SET attempts = attempts + 1 WHERE request = ? AND revert = 1", (request,)
+        )
+
+    def timers(self) -> list[Timer]:
+        """All events to come."""
+        rows = self._db.execute("SELECT request, revert, attempts FROM timers")
+        return [Timer(request, bool(revert), attempts) for request, revert, attempts in rows]
+
+    # -- responses on their way
+
+    def post(self, message: Outgoing) -> None:
+        """Write down a response that is to be sent."""
+        self._place += 1
+        self._db.execute(
+            "INSERT INTO outbox VALUES(?, ?, ?, ?, ?, ?, 0)",
+            (
+                message.handle,
+                self._place,
+                message.topic,
+                message.payload,
+                message.encoding.value,
+                message.correlation,
+            ),
+        )
+
+    def released(self, handles: Iterable[int]) -> None:
+        """Remember that the broker has taken these (PUBREC)."""
+        self._db.executemany(
+            "UPDATE outbox SET released = 1 WHERE handle = ?", [(handle,) for handle in handles]
+        )
+
+    def sent(self, handles: Iterable[int]) -> None:
+        """DONE: the broker is responsible now."""
+        self._db.executemany(
+            "DELETE FROM outbox WHERE handle = ?", [(handle,) for handle in handles]
+        )
+
+    def outbox(self) -> list[Outgoing]:
+        """All responses that an earlier process left on their way, in order."""
+        rows = self._db.execute(
+            "SELECT handle, topic, payload, encoding, correlation, released FROM outbox"
+            " ORDER BY place"
+        )
+        return [
+            Outgoing(
+                handle,
+                topic,
+                payload,
+                Encoding(encoding),
+                correlation,
+                again=True,
+                released=bool(released),
+            )
+            for handle, topic, payload, encoding, correlation, released in rows
+        ]
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open or create the file; the caller turns sqlite's errors into ours."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
+    try:
+        # One process at a time: no shared memory file, and a second one is told so.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN EXCLUSIVE")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+        elif version != _VERSION:
+            raise StateError(f"{path} was written by another version of oc2d (format {version})")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,266 @@
+"""One thread for each actuator: its commands in order, its faults kept to itself (DESIGN 4)."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import groupby
+from typing import Any, Protocol
+
+import structlog
+
+from oc2d.actuator import Actuator, Command, Reason, Response
+from oc2d.engine import events
+from oc2d.engine.clock import Clock
+from oc2d.engine.selection import Hosted
+from oc2d.engine.window import Window
+from oc2d.errors import Failed, Refusal
+
+__all__ = ["Job", "Outcome", "Reports", "Step", "Worker"]
+
+_log = structlog.get_logger("oc2d.engine")
+_MOST_AT_ONCE = 256
+
+
+class Step(Enum):
+    """What a job asks of the worker."""
+
+    CARRY_OUT = "carry out"  # check, acknowledge if asked for, execute
+    RESERVE = "reserve"  # check, prepare for later
+    EXECUTE = "execute"  # its start time has come
+    REVERT = "revert"  # its window is over
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One step of one request; `early` asks for a 102 before it is executed."""
+
+    request: int
+    profile: str
+    step: Step
+    command: Command
+    window: Window
+    early: bool = False
+
+
+Outcome = Response | Refusal
+
+
+class Reports(Protocol):
+    """What the worker tells the engine. Thread-safe."""
+
+    def accepted(self, job: Job) -> None:
+        """`check` passed: the 102 of an `ack` may go out."""
+
+    def reserved(self, job: Job, results: object) -> None:
+        """A deferred command is prepared."""
+
+    def started(self, jobs: Sequence[Job], *, durable: bool) -> list[Job]:
+        """Write down that these begin; returns, when it is written, those still wanted."""
+        ...
+
+    def finished(self, jobs: Sequence[tuple[Job, Outcome]]) -> None:
+        """These have their outcome."""
+
+    def reverted(self, job: Job, failed: str | None) -> None:
+        """The end of a window was carried out, or is to be tried again."""
+
+
+class Worker:
+    """Runs one actuator. `post` and `call` are thread-safe; everything else is the worker's own."""
+
+    def __init__(self, host: Hosted, reports: Reports, clock: Clock) -> None:
+        self.host = host
+        self._reports = reports
+        self._clock = clock
+        self._jobs: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"oc2d-{host.nsid}", daemon=True)
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def post(self, job: Job) -> None:
+        """Put a job at the end of the line."""
+        self._jobs.put(job)
+
+    def tell(self, function: Callable[[], None]) -> None:
+        """Run `function` on the worker, some time; what it raises is logged."""
+
+        def run() -> None:
+            try:
+                function()
+            except Exception as error:  # noqa: BLE001 - any plugin, any error
+                _log.error(events.ACTUATOR_FAILED, profile=self.host.nsid, exc_info=error)
+
+        self._jobs.put(run)
+
+    def call(self, function: Callable[[], Any], timeout: float) -> Any:  # noqa: ANN401 - its result
+        """Run `function` on the worker and return its result; re-raises what it raises.
+
+        Raises TimeoutError when the worker does not come to it in time.
+        """
+        done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                done.put((function(), None))
+            except BaseException as error:  # noqa: BLE001 - handed to the caller
+                done.put((None, error))
+
+        self._jobs.put(run)
+        try:
+            result, error = done.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError(f"{self.host.nsid} is busy") from None
+        if error is not None:
+            raise error
+        return result
+
+    def stop(self, timeout: float) -> bool:
+        """Finish what is running, leave the rest to the next start; False: it does not end."""
+        self._stopping.set()
+        if not self._thread.is_alive():
+            return True
+        try:
+            self.call(self.host.actuator.stop, timeout)
+        except Exception as error:  # noqa: BLE001 - any plugin, any error
+            _log.error(events.ACTUATOR_FAILED, profile=self.host.nsid, exc_info=error)
+        self._jobs.put(None)
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- the worker's thread
+
+    def _run(self) -> None:
+        for waiting in self._takes():
+            for step, group in groupby(waiting, key=lambda item: getattr(item, "step", None)):
+                if self._stopping.is_set() and step is not None:
+                    break
+                self._do(step, list(group))
+
+    def _takes(self) -> Iterator[list[Job | Callable[[], None]]]:
+        """Yield all that waits, in order, until told to stop."""
+        while True:
+            item = self._jobs.get()
+            waiting: list[Job | Callable[[], None]] = []
+            while item is not None:
+                waiting.append(item)
+                if len(waiting) == _MOST_AT_ONCE or self._jobs.empty():
+                    break
+                item = self._jobs.get()
+            yield waiting
+            if item is None:
+                return
+
+    def _do(self, step: Step | None, items: Sequence[Any]) -> None:
+        if step is None:
+            for function in items:
+                function()
+        elif step is Step.RESERVE:
+            for job in items:
+                self._reserve(job)
+        elif step is Step.REVERT:
+            for job in items:
+                self._revert(job)
+        else:
+            self._execute(self._checked(items))
+
+    def _checked(self, jobs: Sequence[Job]) -> list[Job]:
+        """Refuse what cannot work; the rest is accepted, and executed if its window is open.
+
+        One that was reserved has been checked and accepted then (AMB-24, AMB-25).
+        """
+        passed = []
+        for job in jobs:
+            refusal = self._wrong(job) if job.step is Step.CARRY_OUT else None
+            if refusal is None:
+                if job.early:
+                    self._reports.accepted(job)
+                refusal = self._window_over(job)
+            if refusal is None:
+                passed.append(job)
+            else:
+                self._reports.finished([(job, refusal)])
+        return passed
+
+    def _wrong(self, job: Job) -> Refusal | None:
+        try:
+            self.host.actuator.check(job.command)
+        except Exception as error:  # noqa: BLE001 - any plugin, any error
+            return self._as_refusal(error)
+        return None
+
+    def _window_over(self, job: Job) -> Refusal | None:
+        if not job.window.over(self._clock):
+            return None
+        command = job.command
+        return Failed(
+            self.host.actuator.refusal(Reason.WINDOW_OVER, command.action, command.target_name)
+        )
+
+    def _reserve(self, job: Job) -> None:
+        refusal = self._wrong(job)
+        if refusal is None:
+            try:
+                results = self.host.actuator.reserve(job.command)
+            except Exception as error:  # noqa: BLE001 - any plugin, any error
+                refusal = self._as_refusal(error)
+            else:
+                self._reports.reserved(job, results)
+                return
+        self._reports.finished([(job, refusal)])
+
+    def _execute(self, jobs: list[Job]) -> None:
+        """Execute in one go where that is safe: an actuator that is not idempotent gets one."""
+        most = len(jobs) if self.host.actuator.idempotent else 1
+        while jobs and not self._stopping.is_set():
+            now, jobs = jobs[:most], jobs[most:]
+            now = self._reports.started(now, durable=not self.host.actuator.idempotent)
+            if now:
+                outcomes = self._outcomes([job.command for job in now])
+                self._reports.finished(list(zip(now, outcomes, strict=True)))
+
+    def _outcomes(self, commands: list[Command]) -> list[Outcome]:
+        actuator = self.host.actuator
+        if len(commands) == 1:
+            return [self._outcome(commands[0])]
+        if type(actuator).execute_many is Actuator.execute_many:
+            return [self._outcome(command) for command in commands]
+        try:
+            outcomes = list(actuator.execute_many(commands))
+        except Exception as error:  # noqa: BLE001 - any plugin, any error
+            return [self._as_refusal(error) for _ in commands]
+        if len(outcomes) != len(commands):
+            return [self._nonsense(outcomes) for _ in commands]
+        return [o if isinstance(o, Outcome) else self._nonsense(o) for o in outcomes]
+
+    def _outcome(self, command: Command) -> Outcome:
+        try:
+            outcome = self.host.actuator.execute(command)
+        except Exception as error:  # noqa: BLE001 - any plugin, any error
+            return self._as_refusal(error)
+        return outcome if isinstance(outcome, Response) else self._nonsense(outcome)
+
+    def _nonsense(self, value: object) -> Refusal:
+        return self._as_refusal(TypeError(f"returned {type(value).__name__}, not a Response"))
+
+    def _revert(self, job: Job) -> None:
+        self._reports.started([job], durable=False)
+        try:
+            self.host.actuator.revert(job.command)
+        except Exception as error:  # noqa: BLE001 - any plugin, any error
+            self._reports.reverted(job, self._as_refusal(error).text)
+        else:
+            self._reports.reverted(job, None)
+
+    def _as_refusal(self, error: Exception) -> Refusal:
+        """Hide what went wrong inside from the Producer; the log has it (LANG-44)."""
+        if isinstance(error, Refusal):
+            return error
+        _log.error(events.ACTUATOR_FAILED, profile=self.host.nsid, exc_info=error)
+        return Failed("internal error")
