@@ -85,7 +85,7 @@ def _check(tree: Any, items: int) -> None:  # noqa: ANN401 - a tree
             raise BadRequest(f"the message holds more than {items} items")
 
 
-def _refuse(decoder: cbor2.CBORDecoder) -> NoReturn:
+def _refuse(*_: object) -> NoReturn:
     raise BadRequest("CBOR tags are not used in OpenC2")
 
 

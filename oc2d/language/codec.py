@@ -58,4 +58,4 @@ def decode(payload: bytes, encoding: Encoding, limits: InputLimits) -> Tree:
 
 def encode(tree: Tree, encoding: Encoding) -> bytes:
     """Encode a tree; for JSON it holds no byte strings."""
-    return (json_form if encoding is Encoding.JSON else cbor_form).encode(tree)
+    return json_form.encode(tree) if encoding is Encoding.JSON else cbor_form.encode(tree)
