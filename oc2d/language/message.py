@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
@@ -188,11 +187,10 @@ def created_ms(created: float | str | None) -> int | None:
     Small numbers are seconds, as several samples and tools send them. For age checks only: the
     times that have an effect are never guessed.
     """
-    if isinstance(created, str):
-        try:
-            created = float(created)
-        except ValueError:
-            return None
-    if created is None or not math.isfinite(created):
+    if created is None:
         return None
-    return int(created * 1000 if created < _SECONDS_BELOW else created)
+    try:
+        number = float(created)
+        return int(number * 1000 if number < _SECONDS_BELOW else number)
+    except (ValueError, OverflowError):  # no number, not finite, beyond all floats
+        return None
