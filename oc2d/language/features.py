@@ -9,7 +9,7 @@ from oc2d.errors import BadRequest
 from oc2d.language.command import OpenC2Command
 from oc2d.language.response import OpenC2Response, Results
 from oc2d.language.values import Features
-from oc2d.language.vocabulary import LANGUAGE_VERSIONS, Action, Feature, ResponseType, StatusCode
+from oc2d.language.vocabulary import Action, Feature, ResponseType, StatusCode
 
 __all__ = ["Capabilities", "answer_features", "is_query_features"]
 
@@ -24,10 +24,10 @@ class Capabilities:
     `pairs` is the flat union over all profiles (AMB-61) and holds `query: (features, ...)`.
     """
 
+    versions: tuple[str, ...]
     profiles: tuple[str, ...]
     pairs: Mapping[Action, tuple[str, ...]]
     rate_limit: int | None = None
-    versions: tuple[str, ...] = LANGUAGE_VERSIONS
 
 
 def is_query_features(command: OpenC2Command) -> bool:

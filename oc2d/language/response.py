@@ -1,4 +1,4 @@
-"""Responses: what the Consumer sends, strictly; what the Producer reads, leniently (LANG-38 to 42)."""
+"""Responses: sent strictly by the Consumer, read leniently by the Producer (LANG-38 to 42)."""
 
 from __future__ import annotations
 
