@@ -65,24 +65,27 @@ def _check(tree: Any, items: int) -> None:  # noqa: ANN401 - a tree
         node = waiting.pop()
         kind = type(node)
         if kind is dict:
-            for name in node:
-                if type(name) is not str:
-                    raise BadRequest("a CBOR map has a key that is no text")
+            if any(type(name) is not str for name in node):
+                raise BadRequest("a CBOR map has a key that is no text")
             waiting.extend(node.values())
             counted += len(node)
         elif kind is list:
             waiting.extend(node)
             counted += len(node)
-        elif kind is int:
-            if not -_LARGEST <= node <= _LARGEST:
-                raise BadRequest("an integer is beyond 2^53-1")
-        elif kind is float:
-            if not math.isfinite(node):
-                raise BadRequest("a number is not finite")
         elif kind not in _SCALARS:
-            raise BadRequest("CBOR undefined and simple values are not used in OpenC2")
+            _check_number(node)
         if counted > items:
             raise BadRequest(f"the message holds more than {items} items")
+
+
+def _check_number(node: Any) -> None:  # noqa: ANN401 - what is neither text, octets nor a container
+    if type(node) is int:
+        if not -_LARGEST <= node <= _LARGEST:
+            raise BadRequest("an integer is beyond 2^53-1")
+    elif type(node) is not float:
+        raise BadRequest("CBOR undefined and simple values are not used in OpenC2")
+    elif not math.isfinite(node):
+        raise BadRequest("a number is not finite")
 
 
 def _refuse(*_: object) -> NoReturn:

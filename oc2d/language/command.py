@@ -143,7 +143,7 @@ _RESPONSE_TYPES = {kind.value: kind for kind in ResponseType}
 _TIMES = ("start_time", "stop_time", "duration")
 _ARGS = (*_TIMES, "response_requested")
 _EXTENDED_TARGET = re.compile(
-    r"(?!x-[^A-Za-z0-9])[A-Za-z0-9][A-Za-z0-9_-]*:[A-Za-z0-9][\w-]*", re.A
+    r"(?!x-[^A-Za-z0-9])[A-Za-z0-9][A-Za-z0-9_-]*:[A-Za-z0-9][\w-]*", re.ASCII
 )
 _SUGGESTION_LENGTH = 64
 
@@ -244,27 +244,29 @@ _PLAIN = Reading(Encoding.JSON)
 
 def command_tree(command: OpenC2Command, encoding: Encoding) -> Tree:
     """Write a command in its canonical form; names in `Args.unknown` cannot be written."""
+    target = command.target
+    core = target.name in TARGET_TYPES
     tree: dict[str, Tree] = {
         "action": command.action.value,
-        "target": {command.target.name: extension_tree(command.target.value, encoding)},
+        "target": {target.name: (extension_tree if core else _raw)(target.value, encoding)},
     }
-    if command.args is not None and (args := _args_tree(command.args)):
+    if command.args is not None and (args := _args_tree(command.args, encoding)):
         tree["args"] = args
     if command.actuator is not None:
-        tree["actuator"] = {command.actuator.nsid: command.actuator.specifiers}
+        tree["actuator"] = {command.actuator.nsid: _raw(command.actuator.specifiers, encoding)}
     if command.command_id is not None:
         tree["command_id"] = command.command_id
     return tree
 
 
-def _args_tree(args: Args) -> dict[str, Tree]:
+def _args_tree(args: Args, encoding: Encoding) -> dict[str, Tree]:
     tree: dict[str, Tree] = {}
     for name in _TIMES:
         if (value := getattr(args, name)) is not None:
             tree[name] = value
     if args.response_requested is not None:
         tree["response_requested"] = args.response_requested.value
-    return {**tree, **args.profiles}
+    return {**tree, **{nsid: _raw(own, encoding) for nsid, own in args.profiles.items()}}
 
 
 def fingerprint(tree: Tree, command: OpenC2Command | None) -> bytes:
@@ -273,19 +275,19 @@ def fingerprint(tree: Tree, command: OpenC2Command | None) -> bytes:
     The same for the same command whatever its encoding, the order of its members and the spelling
     of its addresses. Without a command (it did not parse) the tree itself counts.
     """
-    if command is not None:
-        unknown = (
-            {name: tree["args"][name] for name in command.args.unknown} if command.args else {}
-        )
+    if command is None:
+        tree = _raw(tree, Encoding.JSON)
+    else:
+        names = command.args.unknown if command.args else ()
+        unknown = {name: _raw(tree["args"][name], Encoding.JSON) for name in names}
         tree = [command_tree(command, Encoding.JSON), unknown]
-    text = msgspec.json.encode(_without_octets(tree), order="sorted")
-    return hashlib.blake2b(text, digest_size=16).digest()
+    return hashlib.blake2b(msgspec.json.encode(tree, order="sorted"), digest_size=16).digest()
 
 
-def _without_octets(tree: Tree) -> Tree:
-    """Write the byte strings of CBOR as JSON would have them."""
+def _raw(tree: Tree, encoding: Encoding) -> Tree:
+    """Give a tree that nothing here has a type for; JSON has no byte strings."""
     if isinstance(tree, dict):
-        return {name: _without_octets(value) for name, value in tree.items()}
+        return {name: _raw(value, encoding) for name, value in tree.items()}
     if isinstance(tree, list):
-        return [_without_octets(value) for value in tree]
-    return Binary(tree).tree(Encoding.JSON) if isinstance(tree, bytes) else tree
+        return [_raw(value, encoding) for value in tree]
+    return Binary(tree).tree(encoding) if isinstance(tree, bytes) else tree

@@ -30,6 +30,7 @@ class _Text(str, Value):
     @classmethod
     def read(cls, tree: Tree, reading: Reading) -> Any:  # noqa: ANN401 - the class itself
         """Read text of this form."""
+        del reading
         if not isinstance(tree, str) or not cls.legal(tree):
             raise ValueError(f"{cls.kind} expected, not {shown(tree)}")
         return cls(tree)

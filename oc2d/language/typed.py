@@ -32,6 +32,8 @@ def decode_extension(tree: Tree, type_: Any, encoding: Encoding, *, path: str) -
 
 def extension_tree(value: Any, encoding: Encoding) -> Tree:  # noqa: ANN401 - whatever the profile declares
     """Write a profile's results, or any value that `decode_extension` reads; None is left out."""
+    if isinstance(value, Value):
+        return value.tree(encoding)
     tree = msgspec.to_builtins(
         value,
         builtin_types=(bytes,) if encoding is Encoding.CBOR else (),

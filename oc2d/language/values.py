@@ -58,6 +58,7 @@ class Binary(bytes, Value):
     @classmethod
     def read(cls, tree: Tree, reading: Reading) -> Any:  # noqa: ANN401 - the class itself
         """Read base64 of either alphabet, padded or not, or a byte string of CBOR."""
+        del reading
         if isinstance(tree, bytes):
             return cls(tree)
         text = tree.rstrip("=") if isinstance(tree, str) else "!"
@@ -82,6 +83,7 @@ class Hash(bytes, Value):
     @classmethod
     def read(cls, tree: Tree, reading: Reading) -> Any:  # noqa: ANN401 - the class itself
         """Read hex of either case or a byte string of CBOR; the length must fit."""
+        del reading
         text = tree.hex() if isinstance(tree, bytes) else tree
         if not isinstance(text, str) or not re.fullmatch(r"[0-9A-Fa-f]*", text):
             raise ValueError(f"hex digits expected, not {shown(tree)}")
@@ -122,6 +124,7 @@ class MAC(bytes, Value):
     @classmethod
     def read(cls, tree: Tree, reading: Reading) -> Any:  # noqa: ANN401 - the class itself
         """Read text, or a byte string of CBOR."""
+        del reading
         if isinstance(tree, bytes) and len(tree) in _MAC_SIZES:
             return cls(tree)
         if isinstance(tree, str) and _MAC_TEXT.fullmatch(tree):
@@ -144,6 +147,7 @@ class Features(tuple[Feature, ...], Value):
     @classmethod
     def read(cls, tree: Tree, reading: Reading) -> Any:  # noqa: ANN401 - the class itself
         """Read a list of names of the enumeration."""
+        del reading
         if not isinstance(tree, list):
             raise ValueError(f"a list of features expected, not {shown(tree)}")  # noqa: TRY004 - `read` raises ValueError
         for name in tree:
@@ -169,6 +173,7 @@ class Properties(tuple[str, ...], Value):
     @classmethod
     def read(cls, tree: Tree, reading: Reading) -> Any:  # noqa: ANN401 - the class itself
         """Read a list of distinct texts."""
+        del reading
         if not isinstance(tree, list) or not tree or not all(isinstance(n, str) for n in tree):
             raise ValueError(f"a list of one or more texts expected, not {shown(tree)}")
         if len(set(tree)) != len(tree):
