@@ -20,7 +20,7 @@ import msgspec
 
 from oc2d.errors import BadRequest
 from oc2d.language.codec import Encoding, Tree
-from oc2d.language.reading import Reading, shown
+from oc2d.language.reading import Reading, inside, shown
 from oc2d.language.targets import TARGET_TYPES
 from oc2d.language.typed import decode_extension, extension_tree, from_tree, refuse_nulls
 from oc2d.language.values import Binary, CommandId
@@ -168,7 +168,7 @@ def _target(tree: Tree, reading: Reading, path: str) -> Target:
     if not isinstance(tree, dict) or len(tree) != 1:
         raise BadRequest("a target is an object with exactly one member", path=path)
     ((name, value),) = tree.items()
-    where = f"{path}.{name[:_SUGGESTION_LENGTH]}"
+    where = inside(path, name)
     if name in TARGET_TYPES:
         refuse_nulls(value, where)
         return Target(name, from_tree(value, TARGET_TYPES[name], reading, where))

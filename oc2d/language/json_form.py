@@ -6,6 +6,7 @@ import codecs
 import json
 import math
 import re
+from collections import Counter
 from typing import Any, NoReturn
 
 import msgspec
@@ -73,8 +74,7 @@ def _check_size(payload: bytes, depth: int, items: int) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in made if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise BadRequest(f"the member {twice[:64]!r} occurs twice in one object")
     return made
 

@@ -74,6 +74,9 @@ class _Net(Value, Generic[_Network]):
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable")
 
+    def __reduce__(self) -> tuple[type, tuple[_Network]]:
+        return type(self), (self.network,)
+
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and bool(self.network == other.network)
 

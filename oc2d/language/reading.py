@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from oc2d.language.codec import Encoding, Tree
 
-__all__ = ["Reading", "Value", "shown"]
+__all__ = ["Reading", "Value", "inside", "shown"]
 
 _SHOWN = 64
 
@@ -16,6 +17,14 @@ def shown(value: object) -> str:
     """Quote a Producer's value for a message, not at any length."""
     text = repr(value) if isinstance(value, (str, bytes, int, float)) else type(value).__name__
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
+def inside(path: str, name: str) -> str:
+    """Name the place of a member, whatever its name holds."""
+    return f"{path}.{name}" if _PLAIN_NAME.fullmatch(name) else f"{path}[{shown(name)}]"
+
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_:-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)

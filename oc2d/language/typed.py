@@ -10,14 +10,15 @@ import msgspec
 
 from oc2d.errors import BadRequest, NotSupported
 from oc2d.language.codec import Encoding, Tree
-from oc2d.language.reading import Reading, Value, shown
+from oc2d.language.reading import Reading, Value, inside, shown
 from oc2d.language.vocabulary import L4Protocol
 
 __all__ = ["decode_extension", "extension_tree", "from_tree", "refuse_nulls"]
 
 _PROTOCOLS = {protocol.value: protocol for protocol in L4Protocol}
 _PROTOCOLS_BY_NUMBER = {protocol.number: protocol.value for protocol in L4Protocol}
-_PLACE = re.compile(r" - at `\$(.*)`$", re.DOTALL)
+_LONGEST = 200
+_PLACE = re.compile(r" - at `\$(.*)`$")
 
 
 def decode_extension(tree: Tree, type_: Any, encoding: Encoding, *, path: str) -> Any:  # noqa: ANN401 - whatever the profile declares
@@ -51,10 +52,11 @@ def from_tree(tree: Tree, type_: Any, reading: Reading, path: str) -> Any:  # no
             tree, type_, dec_hook=lambda kind, inner: _read(kind, inner, reading)
         )
     except msgspec.ValidationError as error:
-        text = str(error)
+        text = "".join(letter if letter.isprintable() else "?" for letter in str(error))
         place = _PLACE.search(text)
         where = path + place[1] if place else path
-        raise BadRequest(text[: place.start()] if place else text, path=where) from None
+        what = text[: place.start()] if place else text
+        raise BadRequest(what[:_LONGEST], path=where[:_LONGEST]) from None
 
 
 def refuse_nulls(tree: Tree, path: str) -> None:
@@ -63,7 +65,7 @@ def refuse_nulls(tree: Tree, path: str) -> None:
         raise BadRequest("null is no value here; leave the member out", path=path)
     if isinstance(tree, dict):
         for name, inner in tree.items():
-            refuse_nulls(inner, f"{path}.{name}")
+            refuse_nulls(inner, inside(path, name))
 
 
 def _read(kind: Any, tree: Tree, reading: Reading) -> Any:  # noqa: ANN401 - of `kind`
