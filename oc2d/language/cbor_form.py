@@ -1,0 +1,108 @@
+"""CBOR: maps with text keys, as JSON would have them, and byte strings (AMB-52 a).
+
+The concise form (AMB-52 b) is told apart by its first byte, an array of two or three; `decode` is
+the place where it will branch off.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+import cbor2
+
+from oc2d.errors import BadRequest
+
+__all__ = ["decode", "encode", "looks_like"]
+
+_MAPS = range(0xA0, 0xC0)
+_CONCISE = frozenset({0x82, 0x83})
+_LARGEST = 2**53 - 1
+_SCALARS = frozenset({str, bytes, bool, type(None)})
+
+
+def looks_like(payload: bytes) -> bool:
+    """Tell whether this is a message in one of the CBOR forms by its first byte (AMB-14)."""
+    return payload[:1] != b"" and (payload[0] in _MAPS or payload[0] in _CONCISE)
+
+
+def decode(payload: bytes, *, depth: int, items: int) -> Any:  # noqa: ANN401 - a tree
+    """Decode exactly one data item; raises `BadRequest`."""
+    if payload and payload[0] in _CONCISE:
+        raise BadRequest("the concise form of CBOR is not supported yet; use maps with text keys")
+    stream = io.BytesIO(payload)
+    try:
+        decoder = cbor2.CBORDecoder(
+            stream,
+            semantic_decoders=_NO_TAGS,
+            max_depth=depth,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        )
+        tree = decoder.decode()
+    except cbor2.CBORDecodeError as error:
+        if isinstance(error.__cause__, BadRequest):
+            raise error.__cause__ from None
+        raise BadRequest(f"the payload is not acceptable CBOR: {str(error)[:200]}") from None
+    if stream.tell() != len(payload):
+        raise BadRequest(f"{len(payload) - stream.tell()} bytes follow the CBOR message")
+    _check(tree, items)
+    return tree
+
+
+def encode(tree: Any) -> bytes:  # noqa: ANN401 - a tree
+    """Encode a tree with definite lengths and no tags."""
+    return cbor2.dumps(tree)
+
+
+def _check(tree: Any, items: int) -> None:  # noqa: ANN401 - a tree
+    """Refuse what a tree cannot hold: other keys than text, simple values, numbers too large."""
+    waiting = [tree]
+    counted = 0
+    while waiting:
+        node = waiting.pop()
+        kind = type(node)
+        if kind is dict:
+            if any(type(name) is not str for name in node):
+                raise BadRequest("a CBOR map has a key that is no text")
+            waiting.extend(node.values())
+            counted += len(node)
+        elif kind is list:
+            waiting.extend(node)
+            counted += len(node)
+        elif kind not in _SCALARS:
+            _check_number(node)
+        if counted > items:
+            raise BadRequest(f"the message holds more than {items} items")
+
+
+def _check_number(node: Any) -> None:  # noqa: ANN401 - what is neither text, octets nor a container
+    if type(node) is int:
+        if not -_LARGEST <= node <= _LARGEST:
+            raise BadRequest("an integer is beyond 2^53-1")
+    elif type(node) is not float:
+        raise BadRequest("CBOR undefined and simple values are not used in OpenC2")
+    elif not math.isfinite(node):
+        raise BadRequest("a number is not finite")
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise BadRequest("CBOR tags are not used in OpenC2")
+
+
+class _NoTags(Mapping[int, Any]):
+    """Has an entry for every tag, which refuses it: also those the library would resolve itself."""
+
+    def __getitem__(self, tag: int) -> Any:  # noqa: ANN401 - a callable of the library's
+        return _refuse
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 1
+
+
+_NO_TAGS = _NoTags()

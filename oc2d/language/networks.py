@@ -1,0 +1,113 @@
+"""Address ranges: text in JSON, binary address and prefix in CBOR (LANG-65, LANG-66, AMB-52)."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any, ClassVar, Generic, TypeVar
+
+from oc2d.language.codec import Encoding, Tree
+from oc2d.language.reading import Reading, Value, shown
+
+__all__ = ["IPv4Net", "IPv6Net"]
+
+_Network = TypeVar("_Network", ipaddress.IPv4Network, ipaddress.IPv6Network)
+# Neither zone ids nor netmasks, both of which `ipaddress` would take (LANG-65, LANG-66).
+_NET_TEXT = re.compile(r"([0-9A-Fa-f.:]+)(?:/(0|[1-9][0-9]{0,2}))?")
+
+
+class _Net(Value, Generic[_Network]):
+    __slots__ = ("network",)
+
+    network: _Network
+    _kind: ClassVar[str]
+    _width: ClassVar[int]
+    _address: ClassVar[Any]
+    _network: ClassVar[Any]
+
+    def __init__(self, network: _Network) -> None:
+        object.__setattr__(self, "network", network)
+
+    @classmethod
+    def read(cls, tree: Tree, reading: Reading) -> Any:  # noqa: ANN401 - the class itself
+        """Read text, or in CBOR `[bstr, uint]`, `[bstr]` or bstr (AMB-52); host bits go."""
+        try:
+            address, prefix = cls._parts(tree, reading.encoding)
+            host_bits = int(address) & ((1 << (cls._width - prefix)) - 1)
+        except ValueError:
+            raise ValueError(f"{cls._kind} expected, not {shown(tree)}") from None
+        if host_bits and reading.strict_cidr:
+            raise ValueError(f"{address}/{prefix} has host bits set")
+        made = cls(cls._network((int(address) - host_bits, prefix)))
+        if host_bits:
+            reading.masked.append(f"{address}/{prefix} taken as {made}")
+        return made
+
+    @classmethod
+    def _parts(cls, tree: Tree, encoding: Encoding) -> tuple[Any, int]:
+        if isinstance(tree, str) and (match := _NET_TEXT.fullmatch(tree)):
+            address, prefix = cls._address(match[1]), match[2] or cls._width
+        elif encoding is Encoding.CBOR and isinstance(tree, bytes):
+            address, prefix = cls._address(tree), cls._width
+        elif encoding is Encoding.CBOR and isinstance(tree, list) and 1 <= len(tree) <= 2:  # noqa: PLR2004 - address, prefix
+            address, prefix = tree[0], (tree[1] if len(tree) > 1 else cls._width)
+            if type(address) is not bytes or type(prefix) is not int:
+                raise ValueError
+            address = cls._address(address)
+        else:
+            raise ValueError
+        if not 0 <= int(prefix) <= cls._width:
+            raise ValueError
+        return address, int(prefix)
+
+    def tree(self, encoding: Encoding) -> Tree:
+        """Write text, or in CBOR `[bstr, prefix]`."""
+        if encoding is Encoding.CBOR:
+            return [self.network.network_address.packed, self.network.prefixlen]
+        return str(self)
+
+    def __str__(self) -> str:
+        prefix = self.network.prefixlen
+        text = _address_text(self.network.network_address)
+        return text if prefix == self._width else f"{text}/{prefix}"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable")
+
+    def __reduce__(self) -> tuple[type, tuple[_Network]]:
+        return type(self), (self.network,)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and bool(self.network == other.network)
+
+    def __hash__(self) -> int:
+        return hash(self.network)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+
+def _address_text(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """RFC 5952, section 5 included: all versions of Python alike."""
+    mapped = getattr(address, "ipv4_mapped", None)
+    return f"::ffff:{mapped}" if mapped is not None else str(address)
+
+
+class IPv4Net(_Net[ipaddress.IPv4Network]):
+    """An IPv4 range (LANG-65); one host has no slash."""
+
+    __slots__ = ()
+    _kind = "an IPv4 range like 192.0.2.0/24"
+    _width = 32
+    _address = ipaddress.IPv4Address
+    _network = ipaddress.IPv4Network
+
+
+class IPv6Net(_Net[ipaddress.IPv6Network]):
+    """An IPv6 range, written as RFC 5952 has it (LANG-66)."""
+
+    __slots__ = ()
+    _kind = "an IPv6 range like 2001:db8::/32"
+    _width = 128
+    _address = ipaddress.IPv6Address
+    _network = ipaddress.IPv6Network
