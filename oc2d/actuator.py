@@ -24,16 +24,17 @@ without details (LANG-44).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, cast
 
 from oc2d.errors import NotSupported, PluginError, Refusal
-from oc2d.language.vocabulary import Action, CORE_TARGETS, StatusCode, nsid_problem
+from oc2d.language.vocabulary import CORE_TARGETS, Action, StatusCode, nsid_problem
 
 __all__ = [
+    "TIMES",
     "Actuator",
     "Command",
     "Context",
@@ -41,7 +42,6 @@ __all__ = [
     "Pair",
     "Reason",
     "Response",
-    "TIMES",
     "pair",
 ]
 
@@ -77,7 +77,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The outcome of a command. `results` is an instance of the profile's `results_type` or None."""
+    """The outcome of a command; `results` is an instance of `results_type` or None."""
 
     status: StatusCode = StatusCode.OK
     text: str | None = None
@@ -252,6 +252,7 @@ class Actuator:
 
         On the engine's thread: pure and quick.
         """
+        del specifiers
         return True
 
     def check(self, command: Command) -> None:
@@ -259,6 +260,7 @@ class Actuator:
 
     def reserve(self, command: Command) -> Any:  # noqa: ANN401 - the plugin's own type
         """Prepare a command that runs later; the results go into the interim 102 (AMB-25)."""
+        del command
         return None
 
     def execute(self, command: Command) -> Response:

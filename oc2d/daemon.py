@@ -65,7 +65,9 @@ def run(options: RunOptions) -> int:
     prepared = prepare(options.config)
     for warning in prepared.warnings:
         _log.warning(CONFIG_WARNING, path=warning.path, message=warning.message)
-    with StateDirectories(prepared.config.state) as directories, ExitStack() as undo:
+    with ExitStack() as undo:
+        directories = StateDirectories(prepared.config.state)
+        undo.callback(directories.close)
         daemon = Daemon(options, prepared, directories, Notifier())
         undo.callback(daemon.close)
         daemon.start()
@@ -112,18 +114,14 @@ class Daemon:
             link_changing=lambda addresses: consumer.link_changing(_endpoints(addresses)),
             link_changed=lambda addresses: consumer.link_changed(_endpoints(addresses)),
         )
-        self._session = Session(
-            self._link, consumer.engine, observer, consumer.answers.shorten
-        )
+        self._session = Session(self._link, consumer.engine, observer, consumer.answers.shorten)
         self._status = StatusServer(directories.runtime, self.snapshot)
 
     # -- life
 
     def start(self) -> None:
         """Bring everything up: rules first, then what was left undone, then the broker."""
-        self._consumer.start(
-            self._session, self._directories.state, self._directories.runtime
-        )
+        self._consumer.start(self._session, self._directories.state, self._directories.runtime)
         self._session.start()
         self._status.start()
         config = self._prepared.config
@@ -155,7 +153,7 @@ class Daemon:
             self._reload()
 
     def close(self) -> None:
-        """Finish what is running, send what is known, disconnect cleanly; the rest is journalled."""
+        """Finish what is running, send what is known, disconnect; the rest is journalled."""
         self._notifier.stopping("finishing what is running")
         # Whoever asks twice does not want to wait.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

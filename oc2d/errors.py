@@ -60,7 +60,7 @@ class Problem:
 
 
 class ConfigError(Oc2dError):
-    """The configuration cannot be used; `problems` names every mistake found, not just the first."""
+    """The configuration cannot be used; `problems` names every mistake, not just the first."""
 
     exit_code = 78
 
@@ -69,7 +69,7 @@ class ConfigError(Oc2dError):
         self.problems = problems
 
 
-class Refusal(Oc2dError):
+class Refusal(Oc2dError):  # noqa: N818 - an answer, not a fault
     """Why a command is not carried out; `status` and `text` are what the Producer reads.
 
     `path` is the place in the message (`$.body.openc2.request.target`) and becomes part of the

@@ -6,7 +6,6 @@ import fcntl
 import os
 import stat
 from pathlib import Path
-from types import TracebackType
 
 from oc2d.config import State
 from oc2d.errors import StateError
@@ -22,15 +21,8 @@ class StateDirectories:
         self.runtime = _prepared(state.runtime_directory, "state.runtime_directory", 0o750)
         self._lock = _locked(self.state / "lock")
 
-    def __enter__(self) -> StateDirectories:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let another daemon have them."""
         os.close(self._lock)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import msgspec
 import structlog
@@ -139,9 +140,7 @@ class Cases:
         if not verdict.silent:
             self._send(verdict.response, verdict.to, batch, durable=verdict.durable)
         status = verdict.response.status
-        batch.then.append(
-            lambda: self._tell(verdict.request, verdict.to, topic, status, 0.0)
-        )
+        batch.then.append(lambda: self._tell(verdict.request, verdict.to, topic, status, 0.0))
 
     def _repeat(self, verdict: Repeat, topic: str, batch: Batch) -> None:
         self.counters["duplicates"] += 1
@@ -282,9 +281,7 @@ class Cases:
             return
         _log.error(events.REVERT_FAILED, command_key=job.command.key, reason=failed)
         worker = self.workers[job.profile]
-        batch.then.append(
-            lambda: self._scheduler.after(_REVERT_AGAIN, lambda: worker.post(job))
-        )
+        batch.then.append(lambda: self._scheduler.after(_REVERT_AGAIN, lambda: worker.post(job)))
 
     def started(self, jobs: Sequence[Job]) -> list[Job]:
         """Count the attempt before the actuator is asked; leave out what was answered already."""
@@ -304,9 +301,7 @@ class Cases:
             self._journal.forget(request)
             if self._owes(case, refusal.status):
                 self._send(refusal, case.to, batch)
-            batch.then.append(
-                lambda request=request, case=case: self._close(request, case, refusal.status)
-            )
+            batch.then.append(partial(self._close, request, case, refusal.status))
 
     # -- from the clock
 
@@ -315,7 +310,7 @@ class Cases:
         for line in self._interim.values():
             while line and (line[0][0] <= now or line[0][1] not in self.open):
                 due = line.popleft()
-                batch.undo.append(lambda line=line, due=due: line.appendleft(due))
+                batch.undo.append(partial(line.appendleft, due))
                 response = OpenC2Response(status=_PROCESSING, status_text="in progress")
                 self._interim_answer(due[1], response, batch)
 
@@ -348,7 +343,7 @@ class Cases:
 
     def _post(self, messages: Sequence[Outgoing], batch: Batch) -> None:
         for message in messages:
-            batch.undo.append(lambda handle=message.handle: self._handles.give_back(handle))
+            batch.undo.append(partial(self._handles.give_back, message.handle))
             if message.durable:
                 self._journal.post(message)
         batch.send.extend(messages)
@@ -368,7 +363,7 @@ class Cases:
     ) -> None:
         """Log the one line of a request (DESIGN 2), count it, tell the hooks."""
         command = request.command if request else None
-        line = {
+        line: dict[str, object] = {
             "request_id": to.request_id,
             "producer": to.producer,
             "topic": topic,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,8 @@ class Consumer:
             worker.start()
             actuator = worker.host.actuator
             ended = frozenset(left.ended.get(nsid, ()))
-            _begin(worker, "start", lambda a=actuator: a.start(context))
-            _begin(worker, "restore", lambda a=actuator, e=ended: a.restore(e))
+            _begin(worker, "start", partial(actuator.start, context))
+            _begin(worker, "restore", partial(actuator.restore, ended))
         self.engine.start(transfer)
         recovery.resume(left, self._cases, self.engine)
         self._scheduler.start()
@@ -157,14 +158,14 @@ class Consumer:
         """Let every actuator open the way to the broker, and wait for it."""
         for nsid, worker in self._workers.items():
             try:
-                worker.call(lambda w=worker: w.host.actuator.link_changing(endpoints), _LINK_TIME)
-            except Exception:
+                worker.call(partial(worker.host.actuator.link_changing, endpoints), _LINK_TIME)
+            except Exception:  # noqa: BLE001 - any plugin, any error
                 _log.exception(events.LINK_HOOK_FAILED, profile=nsid)
 
     def link_changed(self, endpoints: Sequence[Endpoint]) -> None:
         """Tell every actuator which way is used; does not wait."""
         for worker in self._workers.values():
-            worker.tell(lambda w=worker: w.host.actuator.link_changed(endpoints))
+            worker.tell(partial(worker.host.actuator.link_changed, endpoints))
 
     # -- for status
 

@@ -15,6 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -94,7 +95,7 @@ class Engine:
         return self._thread.is_alive()
 
     def close_intake(self) -> None:
-        """Hold whatever still arrives: unacknowledged, so the broker keeps it for the next start."""
+        """Hold whatever still arrives: unacknowledged, so the broker keeps it for next time."""
         self._closed = True
 
     def settle(self, timeout: float) -> bool:
@@ -200,8 +201,7 @@ class Engine:
                 self._write(reports)
             except sqlite3.Error as error:
                 self._refused(reports, error)
-            except Exception:
-                # Never seen; the daemon must outlive what nobody thought of (LANG-44).
+            except Exception:  # noqa: BLE001 - the daemon outlives what nobody thought of (LANG-44)
                 _log.exception(events.JOURNAL_FAILED)
                 self._one_by_one(reports)
 
@@ -268,7 +268,7 @@ class Engine:
         for step in batch.then:
             try:
                 step()
-            except Exception:
+            except Exception:  # noqa: BLE001 - the same
                 _log.exception(events.FOLLOW_UP_FAILED)
 
     def _judge(self, messages: Sequence[Inbound], batch: Batch) -> None:
@@ -300,9 +300,7 @@ class Engine:
             done, self._done = self._done, []
             self._journal.sent(done)
             batch.undo.append(lambda: self._done.extend(done))
-            batch.then.extend(
-                [lambda handle=handle: self._handles.give_back(handle) for handle in done]
-            )
+            batch.then.extend([partial(self._handles.give_back, handle) for handle in done])
             batch.then.append(self._let_in)
         if now >= self._expire_at:
             self._expire_at = now + _EXPIRE_EVERY
@@ -326,7 +324,7 @@ class Engine:
                 self._write([report])
             except sqlite3.Error as error:
                 self._refused([report], error)
-            except Exception:
+            except Exception:  # noqa: BLE001 - the same
                 _log.exception(events.JOURNAL_FAILED)
 
     # -- workers that do not come back

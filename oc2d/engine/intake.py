@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
+from oc2d.actuator import Command
 from oc2d.config import Compat, Limits, Policy
 from oc2d.engine.answers import ReplyTo, refused
 from oc2d.engine.clock import Clock
@@ -16,9 +17,8 @@ from oc2d.engine.hooks import Hooks
 from oc2d.engine.journal import Journal, Known, Origin
 from oc2d.engine.limits import Rate
 from oc2d.engine.ports import Channel, Inbound
-from oc2d.engine.selection import Choice, Hosted, Mismatch, capabilities, compose, select
+from oc2d.engine.selection import Hosted, Mismatch, capabilities, compose, select
 from oc2d.engine.window import Window, window_of
-from oc2d.actuator import Command
 from oc2d.errors import BadRequest, Forbidden, NoMatch, Refusal, Unauthorized, Unavailable
 from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, InputLimits, Tree, decode, guess
@@ -109,6 +109,18 @@ class Load:
     stuck: Callable[[str], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The facts gathered on the way."""
+
+    message: Inbound
+    headers: Headers
+    request: Request
+    to: ReplyTo
+    memory: Memory
+    silent: bool
+
+
 class Gate:
     """Judges messages one at a time, on the engine's thread."""
 
@@ -133,9 +145,7 @@ class Gate:
         self._limits = limits
         self._policy = policy
         self._bare = compat.bare_command
-        self._dialect = Dialect(
-            profile_field=compat.profile_field, strict_cidr=compat.strict_cidr
-        )
+        self._dialect = Dialect(profile_field=compat.profile_field, strict_cidr=compat.strict_cidr)
         self._input = InputLimits(payload=limits.payload)
         self._hosted = hosted
         self._capabilities = capabilities(tuple(hosted.values()), limits.rate_per_minute)
@@ -223,8 +233,10 @@ class Gate:
         except Refusal as refusal:
             return Answer(refused(refusal), to, silent=silent)
         memory = _memory(message, headers, fingerprint(envelope.content, command))
-        request = command and Request(
-            headers.request_id, headers.sender, message.topic, None, command
+        request = (
+            None
+            if command is None
+            else Request(headers.request_id, headers.sender, message.topic, None, command)
         )
         known = self._known(message, memory)
         if known is not None:
@@ -233,10 +245,9 @@ class Gate:
             self._room(headers.sender)
         except Unavailable as refusal:
             return Answer(refused(refusal), to, request, silent=silent)
-        if command is None or request is None:
-            assert wrong is not None  # noqa: S101 - one of the two is there
-            return Answer(refused(wrong), to, None, memory, silent)
-        return self._command(message, encoding, envelope, request, to, memory)
+        if request is None:
+            return Answer(refused(wrong or BadRequest("no command")), to, None, memory, silent)
+        return self._command(_Asked(message, headers, request, to, memory, silent))
 
     def _named(self, to: tuple[str, ...]) -> bool:
         return not to or not self._names.isdisjoint(to)
@@ -284,67 +295,49 @@ class Gate:
 
     # -- steps 9 to 12: for which actuator, and can it?
 
-    def _command(  # noqa: PLR0913 - the facts gathered so far
-        self,
-        message: Inbound,
-        encoding: Encoding,
-        envelope: Envelope,
-        request: Request,
-        to: ReplyTo,
-        memory: Memory,
-    ) -> Verdict:
-        command = request.command
-        silent = _silent(command, None)
+    def _command(self, asked: _Asked) -> Verdict:
+        command, to, memory = asked.request.command, asked.to, asked.memory
+        request = asked.request
         try:
             if reason := self._hooks.authorise(request):
                 raise Forbidden(reason)
-            choice = select(command, encoding, message.profile, self._hosted)
+            choice = select(command, to.encoding, asked.message.profile, self._hosted)
             if choice.host is None:
                 response = answer_features(command, self._capabilities)
-                return Answer(response, to, request, memory, silent)
+                return Answer(response, to, request, memory, asked.silent)
             request = replace(request, profile=choice.host.nsid)
-            return self._admit(message, encoding, request, to, memory, choice)
+            return self._admit(asked, request, choice.host, guessed=choice.guessed)
         except Mismatch:
-            if not self._directed(message, envelope.headers.to):
+            if not self._directed(asked.message, asked.headers.to):
                 return Drop("for another actuator")
-            return Answer(refused(NoMatch("No matching actuator")), to, request, memory, silent)
+            refusal: Refusal = NoMatch("No matching actuator")
+            return Answer(refused(refusal), to, request, memory, asked.silent)
         except Unavailable as refusal:
-            return Answer(refused(refusal), to, request, silent=silent)
+            return Answer(refused(refusal), to, request, silent=asked.silent)
         except Refusal as refusal:
-            return Answer(refused(refusal), to, request, memory, silent)
+            return Answer(refused(refusal), to, request, memory, asked.silent)
 
     def _directed(self, message: Inbound, to: tuple[str, ...]) -> bool:
         """Tell whether the sender means this very Consumer, who then owes an answer (AMB-23)."""
         mine = self._names - self._shared
         return message.channel is Channel.DEVICE or not mine.isdisjoint(to)
 
-    def _admit(  # noqa: PLR0913 - the facts gathered so far
-        self,
-        message: Inbound,
-        encoding: Encoding,
-        request: Request,
-        to: ReplyTo,
-        memory: Memory,
-        choice: Choice,
-    ) -> Admit:
-        host, command = choice.host, request.command
-        assert host is not None  # noqa: S101 - the caller has seen it
+    def _admit(self, asked: _Asked, request: Request, host: Hosted, *, guessed: bool) -> Admit:
+        command, to, memory = request.command, asked.to, asked.memory
         window = window_of(command.args, self._clock)
-        typed = compose(
-            command, encoding, host, key="", producer=to.producer, window=window
-        )
+        typed = compose(command, to.encoding, host, key="", producer=to.producer, window=window)
         if self._load.stuck(host.nsid):
             raise Unavailable(f"{host.nsid} does not answer")
         return Admit(
             host=host,
             command=typed,
-            origin=self._origin(message, to, window),
+            origin=self._origin(asked.message, to, window),
             to=to,
             request=request,
             response_type=_response_type(command),
             memory=memory,
             reused_id=memory.key is not None and self._journal.id_reused(memory.key),
-            guessed=choice.guessed,
+            guessed=guessed,
         )
 
     def _origin(self, message: Inbound, to: ReplyTo, window: Window) -> Origin:
@@ -380,9 +373,7 @@ def _memory(message: Inbound, headers: Headers, body: bytes) -> Memory:
     if headers.request_id is None:
         return Memory(None, message.token.packet_id, digest)
     who = f"{headers.sender or ''}\0{headers.request_id}".encode("utf-8", "surrogatepass")
-    return Memory(
-        blake2b(who, digest_size=8).digest() + body[:8], message.token.packet_id, digest
-    )
+    return Memory(blake2b(who, digest_size=8).digest() + body[:8], message.token.packet_id, digest)
 
 
 def _response_type(command: OpenC2Command) -> ResponseType:

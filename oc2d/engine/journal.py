@@ -54,7 +54,11 @@ CREATE TABLE timers(
   attempts INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY(request, revert)
 ) WITHOUT ROWID;
-CREATE TABLE deliveries(packet_id INTEGER PRIMARY KEY, digest BLOB NOT NULL, request INTEGER NOT NULL);
+CREATE TABLE deliveries(
+  packet_id INTEGER PRIMARY KEY,
+  digest BLOB NOT NULL,
+  request INTEGER NOT NULL
+);
 """
 
 
@@ -269,9 +273,7 @@ class Journal:
 
     def disarm(self, request: int, *, revert: bool) -> None:
         """Remove an event that has happened."""
-        self._db.execute(
-            "DELETE FROM timers WHERE request = ? AND revert = ?", (request, revert)
-        )
+        self._db.execute("DELETE FROM timers WHERE request = ? AND revert = ?", (request, revert))
 
     def reverting(self, request: int) -> None:
         """Count an attempt to revert."""

@@ -46,9 +46,7 @@ class Leftovers:
     """By NSID the keys of commands that must not come back (`Actuator.restore`)."""
 
 
-def read(
-    journal: Journal, gate: Gate, hosted: Mapping[str, Hosted], clock: Clock
-) -> Leftovers:
+def read(journal: Journal, gate: Gate, hosted: Mapping[str, Hosted], clock: Clock) -> Leftovers:
     """Read what is unfinished; changes nothing."""
     left = Leftovers()
     deferred = {timer.request for timer in journal.timers() if not timer.revert}
@@ -131,7 +129,7 @@ def _reopened(pending: Pending, gate: Gate, epoch: str, clock: Clock) -> tuple[J
 
 
 def _addressed(job: Job, case: Case, hosted: Mapping[str, Hosted]) -> tuple[Hosted, Job]:
-    """Type the command for its actuator; raises `Refusal` when that cannot carry it out any more."""
+    """Type the command for its actuator; raises `Refusal` when that cannot have it any more."""
     host = hosted.get(job.profile)
     if host is None:
         raise Failed("the actuator of this command is not loaded")

@@ -24,6 +24,8 @@ class Scheduler:
     Thread-safe, but for `start` and `stop`.
     """
 
+    _offset: int
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._heap: list[tuple[int, int, Callable[[], int | None], Callable[[], None]]] = []
@@ -93,7 +95,7 @@ class Scheduler:
         if not self._heap:
             return None
         return min(_LOOK_AGAIN, max(0.0, (self._heap[0][0] - self._clock.boot()) / 1000))
-'''.replace("        self._turned = clock.monotonic()\n","")+'''
+
     def _due(self) -> list[Callable[[], None]]:
         """Take out what is due; the wall clock may have moved, so ask each that looks due."""
         now = self._clock.boot()
@@ -107,9 +109,9 @@ class Scheduler:
         return due
 
     def _wall_moved(self, boot: int) -> bool:
-        """Tell whether somebody set the clock since the last look."""
-        offset = self._clock.wall() - boot
-        moved = abs(offset - self._offset) > _SET
+        """Tell whether the wall clock went another way than the boot clock since the last time."""
+        offset: int = self._clock.wall() - boot
+        if abs(offset - self._offset) <= _SET:
+            return False
         self._offset = offset
-        return moved
-'''
+        return True

@@ -27,7 +27,7 @@ class Mismatch(Exception):  # noqa: N818 - not an error: the command is for some
 
 @dataclass(frozen=True, slots=True)
 class Hosted:
-    """An actuator in the engine's care: `timeout` seconds after which its worker counts as stuck."""
+    """An actuator in the engine's care; after `timeout` seconds its worker counts as stuck."""
 
     actuator: Actuator
     pairs: Mapping[tuple[Action, str], Pair]
@@ -84,7 +84,7 @@ def select(
     if is_query_features(command):
         return Choice(None)
     for nsid in (topic_profile, _target_namespace(command), _sole_argument_namespace(command)):
-        if nsid in hosted:
+        if nsid is not None and nsid in hosted:
             return Choice(hosted[nsid])
     able = [h for h in hosted.values() if (command.action, command.target.name) in h.pairs]
     if able:
@@ -100,9 +100,7 @@ def _specified(host: Hosted, command: OpenC2Command, encoding: Encoding) -> bool
     if named is None or type_ is None:
         return True
     path = f"{_REQUEST}.actuator.{named.nsid}"
-    return host.actuator.matches(
-        decode_extension(named.specifiers, type_, encoding, path=path)
-    )
+    return host.actuator.matches(decode_extension(named.specifiers, type_, encoding, path=path))
 
 
 def _target_namespace(command: OpenC2Command) -> str | None:
@@ -187,9 +185,7 @@ def _args(command: OpenC2Command, encoding: Encoding, host: Hosted, pair: Pair) 
     return decode_extension(tree, type_, encoding, path=f"{_REQUEST}.args.{host.nsid}")
 
 
-def _refused(
-    host: Hosted, reason: Reason, command: OpenC2Command, detail: str = ""
-) -> Refusal:
+def _refused(host: Hosted, reason: Reason, command: OpenC2Command, detail: str = "") -> Refusal:
     phrase = host.actuator.refusal(reason, command.action, command.target.name)
     if reason is Reason.PAIR:
         detail = f"{command.action.value} {command.target.name}"

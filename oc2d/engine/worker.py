@@ -232,7 +232,7 @@ class Worker:
         if type(actuator).execute_many is Actuator.execute_many:
             return [self._outcome(command) for command in commands]
         try:
-            outcomes = list(actuator.execute_many(commands))
+            outcomes: list[Any] = list(actuator.execute_many(commands))
         except Exception as error:  # noqa: BLE001 - any plugin, any error
             return [self._as_refusal(error) for _ in commands]
         if len(outcomes) != len(commands):
@@ -241,7 +241,7 @@ class Worker:
 
     def _outcome(self, command: Command) -> Outcome:
         try:
-            outcome = self.host.actuator.execute(command)
+            outcome: Any = self.host.actuator.execute(command)
         except Exception as error:  # noqa: BLE001 - any plugin, any error
             return self._as_refusal(error)
         return outcome if isinstance(outcome, Response) else self._nonsense(outcome)
