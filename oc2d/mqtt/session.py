@@ -154,11 +154,11 @@ class Session:
     def _run(self) -> None:
         self._selector.register(self._wake, selectors.EVENT_READ)
         while not self._over:
-            try:  # noqa: PERF203  each turn for itself
+            try:
                 self._turn()
             except LinkLost as error:
                 self._lose(str(error), error.code)
-            except Exception:  # noqa: BLE001  the thread must not die
+            except Exception:  # noqa: BLE001, PERF203  the thread must not die
                 _log.exception(events.LOOP_ERROR, where="loop")
                 self._lose("internal error", None)
                 time.sleep(_AFTER_ERROR)  # should it happen at each turn
