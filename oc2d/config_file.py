@@ -179,17 +179,11 @@ class _Reader:
             ("cert_file", "key_file"),
             ("key_file", "cert_file"),
             ("key_password_file", "key_file"),
+            ("password_file", "username"),
         ):
             if name in broker and needed not in broker:
-                self._problem(
-                    f"broker.{name}", f"needs broker.{needed}; one PEM file may serve for both"
-                )
-        if (
-            broker.get("protocol") == "3.1.1"
-            and "password_file" in broker
-            and "username" not in broker
-        ):
-            self._problem("broker.password_file", "needs broker.username under MQTT 3.1.1")
+                both = "; one PEM file may serve for both" if "cert_file" in (name, needed) else ""
+                self._problem(f"broker.{name}", f"needs broker.{needed}{both}")
 
     def _problem(self, path: str, message: str) -> None:
         self.problems.append(Problem(path, message))
