@@ -45,7 +45,12 @@ def prepare(path: Path, registry: Registry | None = None, *, by_hand: bool = Fal
     warnings = [*attempt.loaded.warnings]
     if findings.broker is not None:
         unread = _unreadable_credentials(findings.broker) if by_hand else {}
-        problems += _link_problems(findings.broker, unread)
+        named = {problem.path for problem in problems}
+        problems += [
+            problem
+            for problem in _link_problems(findings.broker)
+            if problem.path not in named and problem.path not in unread
+        ]
         warnings += _link_warnings(findings.broker, unread)
     if findings.config is None or problems:
         raise ConfigError(tuple(problems))
@@ -63,17 +68,17 @@ def _unreadable_credentials(broker: Broker) -> dict[str, str]:
     return {path: name for path, name in names.items() if name is not None and "/" not in name}
 
 
-def _link_problems(broker: Broker, unread: dict[str, str]) -> Iterator[Problem]:
+def _link_problems(broker: Broker) -> Iterator[Problem]:
     from oc2d.mqtt.settings import read_secret  # noqa: PLC0415 - not needed for `oc2d plugins`
     from oc2d.mqtt.tls import tls_problems  # noqa: PLC0415 - the same
 
-    if broker.password_file is not None and "broker.password_file" not in unread:
+    if broker.password_file is not None:
         try:
             read_secret(broker.password_file, "broker.password_file")
         except ConfigError as error:
             yield from error.problems
     if broker.tls:
-        yield from (problem for problem in tls_problems(broker) if problem.path not in unread)
+        yield from tls_problems(broker)
 
 
 def _link_warnings(broker: Broker, unread: dict[str, str]) -> Iterator[Problem]:

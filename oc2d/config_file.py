@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from oc2d.config import ActuatorTable, Broker, Config
+from oc2d.config import ActuatorTable, Broker, Config, State
 from oc2d.config_keys import KEYS, SECTIONS, Key, found
 from oc2d.errors import ConfigError, Problem
 
@@ -25,11 +25,16 @@ _TLS_KEYS = ("ca_file", "cert_file", "key_file", "key_password_file", "crl_file"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What a file says, as far as it could be understood; `config` is None when problems exist."""
+    """What a file says, as far as it could be understood.
+
+    `config` is None when there are problems at all, `broker` and `state` when a value of their
+    section is wrong; `actuators` and `order` are what could be read.
+    """
 
     problems: tuple[Problem, ...] = ()
     config: Config | None = None
     broker: Broker | None = None
+    state: State | None = None
     actuators: Mapping[str, ActuatorTable] = field(default_factory=dict)
     order: tuple[str, ...] = ()
 
@@ -88,21 +93,25 @@ class _Reader:
         for section in sections:
             parts[section] = self._section(section, self._table(section, tree.get(section, {})))
         actuators = self._actuators(self._table("actuators", tree.get("actuators", {})))
+        link_is_right = self._is_right("broker")
         self._consider_link(parts["broker"])
+        broker = Broker(**parts["broker"]) if link_is_right else None
         policy = SECTIONS["policy"](**parts["policy"])
-        return self._findings(parts, actuators, policy.order)
+        return self._findings(parts, broker, actuators, policy.order)
 
     def _findings(
         self,
         parts: Mapping[str, dict[str, Any]],
+        broker: Broker | None,
         actuators: Mapping[str, ActuatorTable],
         order: tuple[str, ...],
     ) -> Findings:
-        broker = None
-        if not any(problem.path.startswith("broker") for problem in self.problems):
-            broker = Broker(**parts["broker"])
         findings = Findings(
-            problems=tuple(self.problems), broker=broker, actuators=actuators, order=order
+            problems=tuple(self.problems),
+            broker=broker,
+            state=State(**parts["state"]) if self._is_right("state") else None,
+            actuators=actuators,
+            order=order,
         )
         if self.problems or broker is None:
             return findings
@@ -184,6 +193,9 @@ class _Reader:
             if name in broker and needed not in broker:
                 both = "; one PEM file may serve for both" if "cert_file" in (name, needed) else ""
                 self._problem(f"broker.{name}", f"needs broker.{needed}{both}")
+
+    def _is_right(self, section: str) -> bool:
+        return not any(problem.path.partition(".")[0] == section for problem in self.problems)
 
     def _problem(self, path: str, message: str) -> None:
         self.problems.append(Problem(path, message))

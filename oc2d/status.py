@@ -90,17 +90,19 @@ class StatusServer:
         except OSError:  # the client is gone again, or no file descriptor is left
             time.sleep(0.01)
             return
-        client.setblocking(False)
-        answer = memoryview(json.dumps(self._told(), default=str).encode() + b"\n")
-        self._answers[client] = (answer, time.monotonic() + _PATIENCE)
+        client.settimeout(0)
+        if len(self._answers) >= _BACKLOG:
+            self._drop(next(iter(self._answers)), selector)
+        self._answers[client] = (memoryview(self._told()), time.monotonic() + _PATIENCE)
         selector.register(client, selectors.EVENT_WRITE)
 
-    def _told(self) -> Mapping[str, Any]:
+    def _told(self) -> bytes:
         try:
-            return self._snapshot()
-        except Exception as error:
+            told = json.dumps(self._snapshot(), default=str)
+        except Exception as error:  # noqa: BLE001 - plugins contribute; the next client may fare better
             structlog.get_logger().exception(STATUS_FAILED)
-            return {"error": f"the daemon could not tell its state: {type(error).__name__}"}
+            told = json.dumps({"error": f"cannot tell the state: {type(error).__name__}"})
+        return told.encode() + b"\n"
 
     def _answer(self, client: socket.socket, selector: selectors.BaseSelector) -> None:
         rest, deadline = self._answers[client]
@@ -138,10 +140,12 @@ def _listen(path: Path) -> socket.socket:
         listener.bind(str(draft))
         draft.chmod(_MODE)
         listener.listen(_BACKLOG)
-        listener.setblocking(False)
+        listener.settimeout(0)
         draft.replace(path)
     except OSError as error:
         listener.close()
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise StateError(f"cannot make the status socket {path}: {error.strerror}") from error
     except StateError:
         listener.close()
@@ -157,7 +161,7 @@ def _refuse_occupied(path: Path) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+        probe.settimeout(0)
         problem = probe.connect_ex(str(path))
     # EAGAIN: its queue of clients is full, so somebody listens.
     if problem in (0, errno.EAGAIN):
