@@ -122,7 +122,8 @@ class _Version(argparse.Action):
 def _configure_logs(options: argparse.Namespace, default: str) -> None:
     from oc2d import logs  # noqa: PLC0415 - see the module's docstring
 
-    logs.configure(options.log_format or default, options.log_level)
+    mode = cast(logs.Format, options.log_format or default)
+    logs.configure(mode, options.log_level)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -36,43 +36,45 @@ _LONGEST_ADDRESS = 107  # bytes of sun_path, less the final NUL (unix(7))
 
 
 class StatusServer:
-    """Answers on the socket `path` from a thread of its own, from construction until `close`.
+    """Answers on `status.sock` in `directory` from a thread of its own, from `start` to `stop`.
 
     `snapshot` is called on that thread, once per client; what it raises is logged and told as
     `{"error": ...}`. A client that does not read is dropped after five seconds and delays nobody.
-    Raises `StateError` when another daemon answers there or the socket cannot be made.
     """
 
-    def __init__(self, path: Path, snapshot: Callable[[], Mapping[str, Any]]) -> None:
-        self._path = path
+    def __init__(self, directory: Path, snapshot: Callable[[], Mapping[str, Any]]) -> None:
+        self._path = directory / SOCKET_NAME
         self._snapshot = snapshot
         self._answers: dict[socket.socket, tuple[memoryview, float]] = {}
-        self._listener = _listen(path)
-        status = path.stat()
-        self._identity = (status.st_dev, status.st_ino)
-        self._wake, self._waker = socket.socketpair()
-        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
-        self._thread.start()
+        self._undo = contextlib.ExitStack()
 
-    def close(self) -> None:
-        """Stop answering and remove the socket, unless another daemon has taken its place."""
-        self._waker.close()
-        self._thread.join()
-        with contextlib.suppress(OSError):
-            status = self._path.stat()
-            if (status.st_dev, status.st_ino) == self._identity:
-                self._path.unlink()
+    def start(self) -> None:
+        """Begin to answer. Raises StateError: another daemon answers there, or no socket."""
+        listener = self._undo.enter_context(_listen(self._path))
+        self._undo.callback(_remove, self._path, _identity(self._path))
+        wake, waker = socket.socketpair()
+        self._undo.enter_context(wake)
+        thread = threading.Thread(
+            target=self._run, args=(listener, wake), name="status", daemon=True
+        )
+        thread.start()
+        self._undo.callback(thread.join)
+        self._undo.enter_context(waker)
 
-    def _run(self) -> None:
-        with selectors.DefaultSelector() as selector, self._listener, self._wake:
-            selector.register(self._listener, selectors.EVENT_READ)
-            selector.register(self._wake, selectors.EVENT_READ)
+    def stop(self) -> None:
+        """Stop answering and remove the socket, unless another daemon took its place."""
+        self._undo.close()
+
+    def _run(self, listener: socket.socket, wake: socket.socket) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(listener, selectors.EVENT_READ)
+            selector.register(wake, selectors.EVENT_READ)
             while True:
                 ready = [key.fileobj for key, _ in selector.select(self._next_deadline())]
-                if self._wake in ready:
+                if wake in ready:
                     break
-                if self._listener in ready:
-                    self._accept(selector)
+                if listener in ready:
+                    self._accept(listener, selector)
                 for client in list(self._answers):
                     if client in ready:
                         self._answer(client, selector)
@@ -84,9 +86,9 @@ class StatusServer:
         deadlines = [deadline for _, deadline in self._answers.values()]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
-    def _accept(self, selector: selectors.BaseSelector) -> None:
+    def _accept(self, listener: socket.socket, selector: selectors.BaseSelector) -> None:
         try:
-            client, _ = self._listener.accept()
+            client, _ = listener.accept()
         except OSError:  # the client is gone again, or no file descriptor is left
             time.sleep(0.01)
             return
@@ -126,6 +128,17 @@ class StatusServer:
         del self._answers[client]
         selector.unregister(client)
         client.close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _remove(path: Path, identity: tuple[int, int]) -> None:
+    with contextlib.suppress(OSError):
+        if _identity(path) == identity:
+            path.unlink()
 
 
 def _listen(path: Path) -> socket.socket:

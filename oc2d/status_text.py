@@ -1,18 +1,8 @@
 """`oc2d status` for people: the daemon's snapshot as text.
 
-The snapshot is JSON of this shape; every member may be absent, and further ones are shown as
-`name: value` where they stand. Times are milliseconds since the epoch::
-
-    {"version": "0.1.0", "pid": 4711, "started": 1, "device_id": "fw-7", "profiles": ["slpf"],
-     "warnings": ["actuators.x-foo: no plugin ..."],
-     "connection": {"connected": true, "since": 1, "broker": "192.0.2.1:8883", ...},
-     "subscriptions": {"oc2/cmd/all": 2, "oc2/cmd/ap/slpf": "not authorized"},
-     "counters": {"received": 7, ...},
-     "queue": {"waiting": 0, "limit": 10000, ...},
-     "commands": [{"received": 1, "request_id": "...", "producer": "soc", "profile": "slpf",
-                   "action": "deny", "target": "ipv4_net", "status": 200, "duration_ms": 1.2}],
-     "actuators": {"slpf": {"state": "running", "rules": [{"number": 1, "verdict": "deny",
-                   "match": "203.0.113.0/24", "window": "..."}], ...}}}
+The snapshot is a JSON object (`daemon.Daemon.snapshot`): first the plain members, then each nested
+one under its name. Members that are called like a moment are shown as one, be they seconds or
+milliseconds since the epoch.
 
 A list of objects becomes a table with a column for each member. What came from Producers is
 escaped where it could drive the terminal.
@@ -26,9 +16,12 @@ from typing import Any
 
 __all__ = ["render"]
 
-#: Members that are times, wherever they stand.
-_TIMES = frozenset({"started", "since", "received", "start_time", "stop_time", "next_attempt"})
-_LARGEST_COUNT = 10**11  # what is smaller is a counter that happens to be called `received`
+#: Members that are moments, wherever they stand.
+_MOMENTS = frozenset(
+    {"at", "created", "next_attempt", "received", "since", "start_time", "started", "stop_time"}
+)
+_SECONDS = 10**9  # what is smaller is a counter of the same name
+_MILLISECONDS = 10**11
 
 
 def render(snapshot: Mapping[str, Any]) -> str:
@@ -89,9 +82,9 @@ def _text(key: str, value: object) -> str:
 
 
 def _number(key: str, value: float) -> str:
-    if key in _TIMES and value >= _LARGEST_COUNT:
-        moment = datetime.fromtimestamp(value / 1000, timezone.utc)
-        return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if key in _MOMENTS and value >= _SECONDS:
+        seconds = value / 1000 if value >= _MILLISECONDS else value
+        return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return str(round(value, 3))
 
 

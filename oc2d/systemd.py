@@ -27,7 +27,7 @@ class Notifier:
         name = environ.get("NOTIFY_SOCKET", "")
         #: The address of the manager's socket; abstract ones are written with @.
         self._address = "\0" + name[1:] if name.startswith("@") else name
-        #: Seconds between two calls of `watchdog` (half of what systemd allows), or None.
+        #: Seconds after which systemd takes silence for death, or None: call `watchdog` in half.
         self.watchdog_interval = _watchdog_interval(environ)
 
     def ready(self, status: str = "") -> None:
@@ -73,4 +73,4 @@ def _watchdog_interval(environ: Mapping[str, str]) -> float | None:
         return None
     if microseconds <= 0 or process != os.getpid():
         return None
-    return microseconds / 2e6
+    return microseconds / 1e6
