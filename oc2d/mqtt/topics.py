@@ -10,7 +10,7 @@ from typing import Literal
 
 from oc2d.engine.ports import Channel
 
-__all__ = ["ReplyMode", "classifier", "filters", "is_level", "reply_topics"]
+__all__ = ["ReplyMode", "classifier", "device_topic", "filters", "is_level", "reply_topics"]
 
 ReplyMode = Literal["general", "producer", "both"]
 
@@ -27,6 +27,11 @@ def is_level(text: str) -> bool:
     Control characters and surrogates are no use to anybody and brokers may close the link on them.
     """
     return bool(text) and not any(c in "/+#" or not c.isprintable() for c in text)
+
+
+def device_topic(namespace: str, device_id: str) -> str:
+    """Return the one command topic that a Consumer shares with nobody."""
+    return _prefixed(namespace, f"oc2/cmd/device/{device_id}")
 
 
 def filters(
@@ -47,7 +52,7 @@ def classifier(namespace: str, device_id: str) -> Callable[[str], tuple[Channel,
     Whatever is not one of the three kinds of command topic came by an extra subscription: OTHER.
     """
     everyone = _prefixed(namespace, "oc2/cmd/all")
-    device = _prefixed(namespace, f"oc2/cmd/device/{device_id}")
+    device = device_topic(namespace, device_id)
     profile = _prefixed(namespace, "oc2/cmd/ap/")
 
     def classify(topic: str) -> tuple[Channel, str | None]:
