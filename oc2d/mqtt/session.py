@@ -158,7 +158,7 @@ class Session:
                 self._turn()
             except LinkLost as error:
                 self._lose(str(error), error.code)
-            except Exception:  # noqa: BLE001, PERF203  the thread must not die
+            except Exception:  # noqa: BLE001  the thread must not die
                 _log.exception(events.LOOP_ERROR, where="loop")
                 self._lose("internal error", None)
                 time.sleep(_AFTER_ERROR)  # should it happen at each turn
