@@ -24,14 +24,13 @@ class Scheduler:
     Thread-safe, but for `start` and `stop`.
     """
 
-    _offset: int
-
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._heap: list[tuple[int, int, Callable[[], int | None], Callable[[], None]]] = []
         self._serial = count()
         self._changed = threading.Condition()
         self._stopping = False
+        self._offset = clock.wall() - clock.boot()
         self._turned = clock.monotonic()
         self._thread = threading.Thread(target=self._run, name="oc2d-schedule", daemon=True)
 
