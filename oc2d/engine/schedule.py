@@ -31,7 +31,6 @@ class Scheduler:
         self._changed = threading.Condition()
         self._stopping = False
         self._offset = clock.wall() - clock.boot()
-        self._turned = clock.monotonic()
         self._thread = threading.Thread(target=self._run, name="oc2d-schedule", daemon=True)
 
     def start(self) -> None:
