@@ -82,7 +82,9 @@ def test_an_escaped_surrogate_pair_is_one_character():
 
 
 @pytest.mark.req("LANG-75")
-@pytest.mark.parametrize("payload", [b'{"a":1,"a":2}', b'[{"b":{"x":0,"y":0,"x":0}}]', b'{"a":1,"\\u0061":1}'])
+@pytest.mark.parametrize(
+    "payload", [b'{"a":1,"a":2}', b'[{"b":{"x":0,"y":0,"x":0}}]', b'{"a":1,"\\u0061":1}']
+)
 def test_duplicate_members_are_refused_and_named(payload):
     with pytest.raises(BadRequest, match="twice"):
         from_json(payload)
