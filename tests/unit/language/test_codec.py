@@ -93,9 +93,19 @@ def test_duplicate_members_are_refused_and_named(payload):
 @pytest.mark.req("LANG-76")
 @pytest.mark.parametrize(
     "literal",
-    ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9007199254740992", "-9007199254740992",
-     "9" * 5000, "-" + "9" * 200_000, "0." + "1" * 5000],
-)  # fmt: skip
+    [
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "1e999",
+        "-1e999",
+        "9007199254740992",
+        "-9007199254740992",
+        "9" * 5000,
+        "-" + "9" * 200_000,
+        "0." + "1" * 5000,
+    ],
+)
 def test_values_that_are_no_i_json_numbers_are_refused(literal):
     with pytest.raises(BadRequest):
         from_json(f'{{"a":{literal}}}'.encode())
@@ -104,8 +114,23 @@ def test_values_that_are_no_i_json_numbers_are_refused(literal):
 @pytest.mark.req("LANG-73", "AMB-7")
 @pytest.mark.parametrize(
     "payload",
-    [b"", b" ", b"{", b"{} {}", b"{'a': 1}", b'{"a":1,}', b"[1,]", b"// x\n{}", b'"\x01"', b"\x00", b"nul", b"01", b"+1", b".5"],
-)  # fmt: skip
+    [
+        b"",
+        b" ",
+        b"{",
+        b"{} {}",
+        b"{'a': 1}",
+        b'{"a":1,}',
+        b"[1,]",
+        b"// x\n{}",
+        b'"\x01"',
+        b"\x00",
+        b"nul",
+        b"01",
+        b"+1",
+        b".5",
+    ],
+)
 def test_what_is_not_json_is_refused(payload):
     with pytest.raises(BadRequest, match="not JSON"):
         from_json(payload)
@@ -283,14 +308,14 @@ def test_indefinite_lengths_and_longer_heads_are_read(payload, tree):
         ("820000", "concise"),
         ("83f6f6f6", "concise"),
     ],
-)  # fmt: skip
+)
 def test_cbor_that_means_more_or_less_than_json_is_refused(payload, why):
     with pytest.raises(BadRequest, match=why):
         from_cbor(bytes.fromhex(payload if len(payload) % 2 == 0 else payload + "0"))
 
 
 @pytest.mark.req("AMB-52")
-@pytest.mark.parametrize("tag", [*range(0, 300), 1004, 43000, 55799, 65535, 2**32, 2**64 - 1])
+@pytest.mark.parametrize("tag", [*range(300), 1004, 43000, 55799, 65535, 2**32, 2**64 - 1])
 def test_no_tag_is_ever_taken(tag):
     head = struct.pack(">BQ", 0xDB, tag)
     for inner in (b"\x00", b"\x41\x01", b"\x61\x30", b"\x80", b"\xa0"):

@@ -96,9 +96,13 @@ def test_every_action_is_read(action):
         ({**BASE, "target": {"slpf": 1}}, f"{ROOT}.target", "no target"),
         ({**BASE, "target": {"slpf": {"a": 1, "b": 2}}}, f"{ROOT}.target", "no target"),
         ({**BASE, "target": {"uri": None}}, f"{ROOT}.target.uri", "null"),
-        ({**BASE, "target": {"ipv4_connection": {"dst_port": None}}}, f"{ROOT}.target.ipv4_connection.dst_port", "null"),
+        (
+            {**BASE, "target": {"ipv4_connection": {"dst_port": None}}},
+            f"{ROOT}.target.ipv4_connection.dst_port",
+            "null",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_broken_structure_is_refused_with_its_place(tree, path, words):
     refused = refusal(tree)
     assert refused.status == 400
@@ -255,8 +259,10 @@ class Own(msgspec.Struct, frozen=True):
 def test_a_profiles_structure_is_read_strictly():
     own = decode_extension(
         {"number": 5, "source": "10.0.0.0/8", "protocol": "udp", "flags": ["a"]},
-        Own, Encoding.JSON, path="$.x",
-    )  # fmt: skip
+        Own,
+        Encoding.JSON,
+        path="$.x",
+    )
     assert own.protocol is L4Protocol.UDP
     assert own.flags == ("a",)
     for tree, path in (
@@ -273,7 +279,7 @@ def test_a_profiles_structure_is_read_strictly():
         assert caught.value.path == path
     assert decode_extension(7, Annotated[int, msgspec.Meta(ge=1)], Encoding.JSON, path="$") == 7
     with pytest.raises(BadRequest):
-        decode_extension(True, int, Encoding.JSON, path="$")  # noqa: FBT003 - the value under test
+        decode_extension(True, int, Encoding.JSON, path="$")
 
 
 @pytest.mark.req("AMB-33")

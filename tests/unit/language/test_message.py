@@ -80,7 +80,12 @@ def test_unknown_members_of_headers_and_message_are_ignored():
 @pytest.mark.parametrize(
     ("message", "path"),
     [
-        (None, "$"), (42, "$"), ("x", "$"), ([], "$"), (True, "$"), ({}, "$"),
+        (None, "$"),
+        (42, "$"),
+        ("x", "$"),
+        ([], "$"),
+        (True, "$"),
+        ({}, "$"),
         ({"headers": {}}, "$"),
         ({"body": None}, "$.body"),
         ({"body": []}, "$.body"),
@@ -105,7 +110,7 @@ def test_unknown_members_of_headers_and_message_are_ignored():
         ({"body": BODY, "headers": {"to": None}}, "$.headers.to"),
         ({"body": BODY, "headers": {"to": {"a": 1}}}, "$.headers.to"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_wrapper_is_refused_with_its_place(message, path):
     assert refusal(message).path == path
 
@@ -125,17 +130,26 @@ def test_a_bare_command_is_taken_only_when_that_is_switched_on():
     [
         (None, Salvage(None, None, silent=False, to=(), is_request=True)),
         ({"headers": {"request_id": 5}}, Salvage("5", None, silent=False, to=(), is_request=True)),
-        ({"headers": {"request_id": True}}, Salvage(None, None, silent=False, to=(), is_request=True)),
+        (
+            {"headers": {"request_id": True}},
+            Salvage(None, None, silent=False, to=(), is_request=True),
+        ),
         (
             {"headers": {"request_id": "a", "from": "p", "to": ["x", 3]}, "body": 1},
             Salvage("a", "p", silent=False, to=("x",), is_request=True),
         ),
         ({"headers": {"to": "x"}}, Salvage(None, None, silent=False, to=("x",), is_request=True)),
-        ({"body": {"openc2": {"response": {}}}}, Salvage(None, None, silent=False, to=(), is_request=False)),
-        ({"body": {"openc2": {"notification": {}}}}, Salvage(None, None, silent=False, to=(), is_request=False)),
+        (
+            {"body": {"openc2": {"response": {}}}},
+            Salvage(None, None, silent=False, to=(), is_request=False),
+        ),
+        (
+            {"body": {"openc2": {"notification": {}}}},
+            Salvage(None, None, silent=False, to=(), is_request=False),
+        ),
         ({"status": 200}, Salvage(None, None, silent=False, to=(), is_request=False)),
     ],
-)  # fmt: skip
+)
 def test_what_is_left_of_a_broken_message_is_salvaged(tree, read):
     assert salvage(tree) == read
 
@@ -176,9 +190,16 @@ def test_sending_leaves_out_what_is_not_there():
         ("1545257700000", 1545257700000),
         (99_999_999_999, 99_999_999_999_000),
         (100_000_000_000, 100_000_000_000),
-        ("2018-12-19", None), ("", None), ("nan", None), ("inf", None), ("-inf", None),
-        ("9" * 5000, None), (10**400, None), (-1e308, None), (None, None),
+        ("2018-12-19", None),
+        ("", None),
+        ("nan", None),
+        ("inf", None),
+        ("-inf", None),
+        ("9" * 5000, None),
+        (10**400, None),
+        (-1e308, None),
+        (None, None),
     ],
-)  # fmt: skip
+)
 def test_created_is_read_as_seconds_when_it_is_small(created, milliseconds):
     assert created_ms(created) == milliseconds

@@ -23,16 +23,48 @@ from oc2d.language.vocabulary import (
     nsid_problem,
 )
 
-ACTIONS = (
-    "scan locate query deny contain allow start stop restart cancel set update redirect create "
-    "delete detonate restore copy investigate remediate"
-).split()
+ACTIONS = [
+    "scan",
+    "locate",
+    "query",
+    "deny",
+    "contain",
+    "allow",
+    "start",
+    "stop",
+    "restart",
+    "cancel",
+    "set",
+    "update",
+    "redirect",
+    "create",
+    "delete",
+    "detonate",
+    "restore",
+    "copy",
+    "investigate",
+    "remediate",
+]
 TARGETS = {
-    "artifact": 1, "command": 2, "device": 3, "domain_name": 7, "email_addr": 8, "features": 9,
-    "file": 10, "idn_domain_name": 11, "idn_email_addr": 12, "ipv4_net": 13, "ipv6_net": 14,
-    "ipv4_connection": 15, "ipv6_connection": 16, "mac_addr": 17, "process": 18, "uri": 19,
-    "iri": 20, "properties": 25,
-}  # fmt: skip
+    "artifact": 1,
+    "command": 2,
+    "device": 3,
+    "domain_name": 7,
+    "email_addr": 8,
+    "features": 9,
+    "file": 10,
+    "idn_domain_name": 11,
+    "idn_email_addr": 12,
+    "ipv4_net": 13,
+    "ipv6_net": 14,
+    "ipv4_connection": 15,
+    "ipv6_connection": 16,
+    "mac_addr": 17,
+    "process": 18,
+    "uri": 19,
+    "iri": 20,
+    "properties": 25,
+}
 
 
 @pytest.mark.req("LANG-12", "LANG-13")
@@ -71,9 +103,27 @@ def test_registered_and_private_nsids_are_legal(nsid):
 @pytest.mark.req("LANG-72", "LANG-83", "MQTT-25")
 @pytest.mark.parametrize(
     "nsid",
-    ["", "acme", "SLPF", "X-a", "x-", "x-_a", "x--", "x-" + "a" * 15, "x-a/b", "x-+", "x-#",
-     "x-\0", "x-a b", "x-a:b", "x-ä", "x-a.b", "x-a\n", "iot-front-door-lock"],
-)  # fmt: skip
+    [
+        "",
+        "acme",
+        "SLPF",
+        "X-a",
+        "x-",
+        "x-_a",
+        "x--",
+        "x-" + "a" * 15,
+        "x-a/b",
+        "x-+",
+        "x-#",
+        "x-\0",
+        "x-a b",
+        "x-a:b",
+        "x-ä",
+        "x-a.b",
+        "x-a\n",
+        "iot-front-door-lock",
+    ],
+)
 def test_other_nsids_are_refused_with_a_reason(nsid):
     assert nsid_problem(nsid)
 
