@@ -1,0 +1,335 @@
+"""Payloads: what is taken, what is refused, and what it may cost."""
+
+from __future__ import annotations
+
+import struct
+import time
+
+import cbor2
+import pytest
+
+from oc2d.errors import BadRequest
+from oc2d.language.codec import Encoding, InputLimits, decode, encode, guess
+
+LIMITS = InputLimits()
+
+
+def from_json(payload: bytes, limits: InputLimits = LIMITS):
+    return decode(payload, Encoding.JSON, limits)
+
+
+def from_cbor(payload: bytes, limits: InputLimits = LIMITS):
+    return decode(payload, Encoding.CBOR, limits)
+
+
+@pytest.mark.req("AMB-14", "AMB-15")
+@pytest.mark.parametrize(
+    ("payload", "encoding"),
+    [
+        (b"{}", Encoding.JSON),
+        (b" \r\n\t{}", Encoding.JSON),
+        (b"\xef\xbb\xbf{}", Encoding.JSON),
+        (b"\xa0", Encoding.CBOR),
+        (b"\xbf\xff", Encoding.CBOR),
+        (b"\x82\x00\x00", Encoding.CBOR),
+        (b"\x83", Encoding.CBOR),
+        (b"\x84", None),
+        (b"[]", None),
+        (b"'", None),
+        (b"", None),
+        (b"\xc0", None),
+    ],
+)
+def test_the_first_byte_tells_the_encoding(payload, encoding):
+    assert guess(payload) is encoding
+
+
+@pytest.mark.req("LANG-73", "LANG-89", "LANG-91")
+def test_every_kind_of_json_value_goes_both_ways():
+    tree = {"a": [1, -1, 1.5, "ü", True, False, None, {}, []], "": 2**53 - 1, "b": -(2**53) + 1}
+    assert from_json(encode(tree, Encoding.JSON)) == tree
+    assert encode({"ü": "\U0001f600"}, Encoding.JSON) == '{"ü":"\U0001f600"}'.encode()
+
+
+@pytest.mark.req("LANG-74")
+def test_a_byte_order_mark_is_skipped_and_never_written():
+    assert from_json(b"\xef\xbb\xbf{}") == {}
+    assert encode({}, Encoding.JSON) == b"{}"
+
+
+@pytest.mark.req("LANG-74")
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"a":"\xff"}',
+        b'{"a":"\xed\xa0\x80"}',
+        '{"a":1}'.encode("utf-16"),
+        '{"a":1}'.encode("utf-16-le"),
+        '{"a":1}'.encode("utf-32"),
+        b'{"a":"\\ud800"}',
+        b'{"\\uDFFF":1}',
+        b'{"a":["\\ude00\\ud83d"]}',
+    ],
+)
+def test_text_that_is_no_utf_8_or_holds_lone_surrogates_is_refused(payload):
+    with pytest.raises(BadRequest):
+        from_json(payload)
+
+
+@pytest.mark.req("LANG-74")
+def test_an_escaped_surrogate_pair_is_one_character():
+    assert from_json(b'"\\ud83d\\ude00"') == "\U0001f600"
+
+
+@pytest.mark.req("LANG-75")
+@pytest.mark.parametrize(
+    "payload", [b'{"a":1,"a":2}', b'[{"b":{"x":0,"y":0,"x":0}}]', b'{"a":1,"\\u0061":1}']
+)
+def test_duplicate_members_are_refused_and_named(payload):
+    with pytest.raises(BadRequest, match="twice"):
+        from_json(payload)
+
+
+@pytest.mark.req("LANG-76")
+@pytest.mark.parametrize(
+    "literal",
+    [
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "1e999",
+        "-1e999",
+        "9007199254740992",
+        "-9007199254740992",
+        "9" * 5000,
+        "-" + "9" * 200_000,
+        "0." + "1" * 5000,
+    ],
+)
+def test_values_that_are_no_i_json_numbers_are_refused(literal):
+    with pytest.raises(BadRequest):
+        from_json(f'{{"a":{literal}}}'.encode())
+
+
+@pytest.mark.req("LANG-73", "AMB-7")
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"{} {}",
+        b"{'a': 1}",
+        b'{"a":1,}',
+        b"[1,]",
+        b"// x\n{}",
+        b'"\x01"',
+        b"\x00",
+        b"nul",
+        b"01",
+        b"+1",
+        b".5",
+    ],
+)
+def test_what_is_not_json_is_refused(payload):
+    with pytest.raises(BadRequest, match="not JSON"):
+        from_json(payload)
+
+
+@pytest.mark.req("LANG-77")
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_the_payload_limit_is_inclusive(encoding):
+    payload = encode("x" * 50, encoding)
+    assert decode(payload, encoding, InputLimits(payload=len(payload))) == "x" * 50
+    with pytest.raises(BadRequest, match="bytes"):
+        decode(payload, encoding, InputLimits(payload=len(payload) - 1))
+
+
+@pytest.mark.req("LANG-77")
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_the_depth_limit_is_inclusive(encoding):
+    tree = "x"
+    for level in range(32):
+        tree = [tree] if level % 2 else {"a": tree}
+    assert decode(encode(tree, encoding), encoding, LIMITS) == tree
+    with pytest.raises(BadRequest):
+        decode(encode([tree], encoding), encoding, LIMITS)
+
+
+@pytest.mark.req("LANG-77")
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_the_item_limit_counts_members_and_elements(encoding):
+    limits = InputLimits(items=10)
+    for tree in (list(range(10)), {str(n): n for n in range(10)}, {"a": list(range(8))}):
+        assert decode(encode(tree, encoding), encoding, limits) == tree
+    for tree in (list(range(11)), {str(n): n for n in range(11)}, {"a": list(range(10))}):
+        with pytest.raises(BadRequest, match="items"):
+            decode(encode(tree, encoding), encoding, limits)
+
+
+@pytest.mark.req("LANG-77")
+def test_brackets_and_commas_inside_text_do_not_count():
+    tree = {"a": '[[[{{{,,,\\"' * 1000}
+    assert from_json(encode(tree, Encoding.JSON), InputLimits(depth=1, items=1)) == tree
+
+
+@pytest.mark.req("LANG-44", "LANG-77")
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 40_000,
+        b'"' + b"\\" * 200_001,
+        b'"' * 200_001,
+        b"[" + b'"a",' * 60_000,
+        b"{" + b",".join(b'"%d":0' % n for n in range(25_000)) + b',"1":0}',
+        b"-" * 200_000,
+        b" " * 200_000,
+        b"1" * 200_000,
+        b'"' + b"\\ud800" * 40_000 + b'"',
+    ],
+    ids=lambda payload: repr(payload[:8]),
+)
+def test_hostile_json_costs_little(payload):
+    started = time.process_time()
+    with pytest.raises(BadRequest):
+        from_json(payload)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.req("LANG-44", "LANG-77")
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x81" * 100_000,
+        b"\x9f" * 100_000,
+        b"\xbf\x61a" * 80_000,
+        b"\xa1\x61a" * 80_000,
+        b"\x9b" + b"\xff" * 8,
+        b"\x9b\x00\x00\x00\x7f\xff\xff\xff\xff",
+        b"\xbb" + b"\xff" * 8,
+        b"\x5b" + b"\xff" * 8,
+        b"\x7b\x7f" + b"\xff" * 7,
+        b"\x9a\x7f\xff\xff\xff" + b"\x00" * 1000,
+        b"\x81\x9a\x3f\xff\xff\xff" * 16,
+        b"\x7f" + b"\x60" * 200_000,
+        b"\x9f" + b"\x80" * 200_000 + b"\xff",
+        b"\xc1" * 200_000,
+        b"\xd8\x1c" * 100_000,
+    ],
+    ids=lambda payload: payload[:6].hex(),
+)
+def test_hostile_cbor_costs_little(payload):
+    started = time.process_time()
+    with pytest.raises(BadRequest):
+        from_cbor(payload)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.req("LANG-77")
+def test_a_small_header_does_not_allocate_what_it_promises():
+    import tracemalloc  # noqa: PLC0415 - slows down what is imported after it
+
+    tracemalloc.start()
+    try:
+        for head in (b"\x9a\x00\xff\xff\xff", b"\xba\x00\xff\xff\xff", b"\x5a\x00\xff\xff\xff"):
+            with pytest.raises(BadRequest):
+                from_cbor(head)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.req("AMB-52", "MQTT-35")
+def test_text_key_cbor_goes_both_ways():
+    tree = {"a": [1, -1, 1.5, "ü", True, False, None, {}, []], "b": b"\x00\xff", "c": 2**53 - 1}
+    assert from_cbor(encode(tree, Encoding.CBOR)) == tree
+    assert encode(tree, Encoding.CBOR) == cbor2.dumps(tree)
+
+
+@pytest.mark.req("AMB-52")
+@pytest.mark.parametrize(
+    ("payload", "tree"),
+    [
+        ("bf6161f5ff", {"a": True}),
+        ("a161619f0102ff", {"a": [1, 2]}),
+        ("a161617f61786179ff", {"a": "xy"}),
+        ("a161615f41014102ff", {"a": b"\x01\x02"}),
+        ("a16161f93c00", {"a": 1.0}),
+        ("a161611800", {"a": 0}),
+    ],
+)
+def test_indefinite_lengths_and_longer_heads_are_read(payload, tree):
+    assert from_cbor(bytes.fromhex(payload)) == tree
+
+
+@pytest.mark.req("AMB-52", "LANG-44")
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        ("a26161016161f6", "[Dd]uplicate"),
+        ("bf6161016161f6ff", "[Dd]uplicate"),
+        ("a10102", "key"),
+        ("a1416101", "key"),
+        ("a1f601", "key"),
+        ("a1800", None),
+        ("a16161c24101", "tags"),
+        ("a16161c24120", "tags"),
+        ("a16161c34101", "tags"),
+        ("a16161c11a5f5e1000", "tags"),
+        ("a16161d81c80", "tags"),
+        ("82d81c80d81d00", "concise"),
+        ("a26161d81c806162d81d00", "tags"),
+        ("d9d9f7a0", "tags"),
+        ("d90100a0", "tags"),
+        ("a16161d9010281f6", "tags"),
+        ("a16161da7fffffff00", "tags"),
+        ("a16161f7", "simple"),
+        ("a16161f0", "simple"),
+        ("a16161f8ff", "simple"),
+        ("a16161e0", "simple"),
+        ("a16161f97e00", "finite"),
+        ("a16161f97c00", "finite"),
+        ("a16161fa7f800000", "finite"),
+        ("a16161fbfff0000000000000", "finite"),
+        ("a161611b0020000000000000", "2\\^53"),
+        ("a161613b0020000000000000", "2\\^53"),
+        ("a161611bffffffffffffffff", "2\\^53"),
+        ("a0f6", "follow"),
+        ("a161617f4161ff", "CBOR"),
+        ("a1616161ff", "CBOR"),
+        ("a1616162c328", "CBOR"),
+        ("a16161", "CBOR"),
+        ("a1616163", "CBOR"),
+        ("ff", "CBOR"),
+        ("a161ff", "CBOR"),
+        ("1c", "CBOR"),
+        ("", "CBOR"),
+        ("820000", "concise"),
+        ("83f6f6f6", "concise"),
+    ],
+)
+def test_cbor_that_means_more_or_less_than_json_is_refused(payload, why):
+    with pytest.raises(BadRequest, match=why):
+        from_cbor(bytes.fromhex(payload if len(payload) % 2 == 0 else payload + "0"))
+
+
+@pytest.mark.req("AMB-52")
+@pytest.mark.parametrize("tag", [*range(300), 1004, 43000, 55799, 65535, 2**32, 2**64 - 1])
+def test_no_tag_is_ever_taken(tag):
+    head = struct.pack(">BQ", 0xDB, tag)
+    for inner in (b"\x00", b"\x41\x01", b"\x61\x30", b"\x80", b"\xa0"):
+        with pytest.raises(BadRequest, match="tags"):
+            from_cbor(b"\xa1\x61a" + head + inner)
+
+
+@pytest.mark.req("LANG-44")
+def test_error_texts_stay_short():
+    name = "x" * 10_000
+    for payload in (f'{{"{name}":1,"{name}":1}}'.encode(), b"[" + b"9" * 10_000 + b"]"):
+        with pytest.raises(BadRequest) as caught:
+            from_json(payload)
+        assert len(caught.value.text) < 300
+    with pytest.raises(BadRequest) as caught:
+        from_cbor(b"\xa2" + cbor2.dumps(name) + b"\x00" + cbor2.dumps(name) + b"\x00")
+    assert len(caught.value.text) < 300
