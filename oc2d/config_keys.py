@@ -139,9 +139,10 @@ class _Text:
 @dataclass(frozen=True, slots=True)
 class _Namespace(_Text):
     def parse(self, value: object, base: Path) -> str:
-        # DESIGN 2: one trailing slash is dropped. Slots and a zero-argument super() do not go
-        # together with dataclass before Python 3.14.
-        return _Text.parse(self, value.removesuffix("/") if isinstance(value, str) else value, base)
+        # DESIGN 2: one trailing slash is dropped; alone it would be an empty level. Slots and a
+        # zero-argument super() do not go together before Python 3.14.
+        whole = value.removesuffix("/") if isinstance(value, str) and value != "/" else value
+        return _Text.parse(self, whole, base)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ escaped where it could drive the terminal.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -84,7 +85,9 @@ def _text(key: str, value: object) -> str:
 def _number(key: str, value: float) -> str:
     if key in _MOMENTS and value >= _SECONDS:
         seconds = value / 1000 if value >= _MILLISECONDS else value
-        return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        # A window may end beyond the calendar.
+        with contextlib.suppress(OverflowError, OSError, ValueError):
+            return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return str(round(value, 3))
 
 
