@@ -33,13 +33,10 @@ from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import ServerLimits
 from oc2d.mqtt.topics import classifier
 
-__all__ = ["RETRY_AFTER", "Conversation", "Shorten"]
+__all__ = ["Conversation", "Shorten"]
 
 #: Makes a response fit: called with it and the largest payload the broker takes, in bytes.
 Shorten = Callable[[Outgoing, int], "Outgoing | None"]
-
-#: Seconds until a response is published again that the broker had no room for.
-RETRY_AFTER: Final = 10.0
 
 _ERROR: Final = 0x80
 _ID_UNKNOWN: Final = 0x92
@@ -214,7 +211,7 @@ class Conversation:
             events.RESPONSE_REFUSED,
             handle=handle,
             reason=reason_text(_PACKET_TYPES[ack.kind], ack.reason),
-            retry_in=RETRY_AFTER if again else None,
+            retry_in=self._settings.retry_after if again else None,
         )
         if again:
             self.outbox.refused(handle)

@@ -23,7 +23,7 @@ import structlog
 from oc2d.engine.ports import Intake, Outgoing, Token
 from oc2d.mqtt import events
 from oc2d.mqtt.client import PROTOCOL_ERROR, Connack, Disconnect, Link, LinkLost, Packet
-from oc2d.mqtt.conversation import RETRY_AFTER, Conversation, Shorten
+from oc2d.mqtt.conversation import Conversation, Shorten
 from oc2d.mqtt.dial import Dial
 from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import Address, LinkObserver, LinkStatus
@@ -154,14 +154,7 @@ class Session:
     def _run(self) -> None:
         self._selector.register(self._wake, selectors.EVENT_READ)
         while not self._over:
-            try:
-                self._turn()
-            except LinkLost as error:
-                self._lose(str(error), error.code)
-            except Exception:  # noqa: BLE001  the thread must not die
-                _log.exception(events.LOOP_ERROR, where="loop")
-                self._lose("internal error", None)
-                time.sleep(_AFTER_ERROR)  # should it happen at each turn
+            self._guarded_turn()
         if self._dial is not None:
             self._dial.abandon()
             self._dial.join(_FAREWELL_TIME)
@@ -172,6 +165,16 @@ class Session:
         self._selector.close()
         self._wake.close()
         self._waker.close()
+
+    def _guarded_turn(self) -> None:
+        try:
+            self._turn()
+        except LinkLost as error:
+            self._lose(str(error), error.code)
+        except Exception:  # noqa: BLE001  the thread must not die
+            _log.exception(events.LOOP_ERROR, where="loop")
+            self._lose("internal error", None)
+            time.sleep(_AFTER_ERROR)  # should it happen at each turn
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -251,7 +254,7 @@ class Session:
             self._told_subscribed = True
             self._tell(self._observer.subscribed, self._talk.subscriptions)
         if self._talk.retry_wanted and self._retry_at is None:
-            self._retry_at = now + RETRY_AFTER
+            self._retry_at = now + self._settings.retry_after
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             self._talk.retry()

@@ -9,13 +9,6 @@ from oc2d.mqtt.status import LinkObserver
 from tests.peer import Engine, Peer, make_settings
 
 
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    made = Peer()
-    yield made
-    made.close()
-
-
 StartSession = Callable[..., "tuple[Session, Engine]"]
 
 
@@ -41,3 +34,11 @@ def start() -> Iterator[StartSession]:
     for session in sessions:
         session.stop(0)
         assert not session._thread.is_alive()
+
+
+@pytest.fixture
+def peer(start: StartSession) -> Iterator[Peer]:
+    del start  # its sessions end after the peer has gone, so that none waits for it
+    made = Peer()
+    yield made
+    made.close()
