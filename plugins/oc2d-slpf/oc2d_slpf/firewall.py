@@ -1,0 +1,75 @@
+"""The tiers in memory and the packet filter, kept the same."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import structlog
+
+from oc2d_slpf.backend import Backend, BackendError, Permit, Step, Unpermit
+from oc2d_slpf.rules import Rule
+from oc2d_slpf.tiers import Change, Tiers
+
+__all__ = ["Firewall"]
+
+_log = structlog.get_logger("oc2d.slpf")
+
+
+class Firewall:
+    """What is in force. Edit `tiers` with a `Change`, then `commit` it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._doubtful = True  # the filter may hold something else than we think
+        self.tiers = Tiers()
+        self.permits: frozenset[Permit] = frozenset()
+
+    def check(self) -> None:
+        """Raise `StateError` when the filter cannot be used here; changes nothing."""
+        self._backend.check()
+
+    def load(self, rules: Iterable[Rule], permits: Collection[Permit]) -> None:
+        """Replace whatever is there by these, at once. Raises `BackendError`."""
+        self.tiers = Tiers(rules)
+        self.permits = frozenset(permits)
+        self._replace()
+
+    def expect(self, rules: Iterable[Rule]) -> None:
+        """Go back to these rules after a failure; the next commit loads them."""
+        self.tiers = Tiers(rules)
+        self._doubtful = True
+
+    def commit(self, change: Change) -> None:
+        """Put in force what was done to `tiers`. Raises `BackendError`; then `expect` is next."""
+        self._apply([*change.operations(self.tiers)])
+
+    def permit(self, permits: Collection[Permit]) -> None:
+        """Keep exactly these ways open, from one moment to the next. Raises `BackendError`."""
+        wanted = frozenset(permits)
+        steps: list[Step] = [*(wanted - self.permits)]
+        steps += [Unpermit(permit) for permit in self.permits - wanted]
+        self.permits = wanted
+        self._apply(steps)
+
+    def remove(self) -> None:
+        """Leave nothing of ours behind. Raises `BackendError`."""
+        self._doubtful = True
+        self._backend.remove()
+
+    def _apply(self, steps: list[Step]) -> None:
+        if not self._doubtful:
+            if not steps:
+                return
+            try:
+                self._backend.apply(steps)
+            except BackendError as error:
+                # most likely somebody else flushed or changed our table: load it as it should be
+                _log.warning("slpf_change_refused", error=str(error))
+            else:
+                return
+        self._replace()
+
+    def _replace(self) -> None:
+        self._doubtful = True
+        self._backend.replace([*self.permits, *self.tiers.operations()])
+        self._doubtful = False

@@ -1,0 +1,74 @@
+"""Whether a command with specifiers is for this host (REQUIREMENTS 3.7)."""
+
+from __future__ import annotations
+
+import re
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from oc2d_slpf.settings import Settings
+
+__all__ = ["Here", "Specifiers"]
+
+
+class Specifiers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`actuator.slpf`: absent members do not matter, all that are there must match (SLPF-58)."""
+
+    hostname: str | msgspec.UnsetType = msgspec.UNSET
+    named_group: str | msgspec.UnsetType = msgspec.UNSET
+    asset_id: str | msgspec.UnsetType = msgspec.UNSET
+    asset_tuple: (
+        Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=10)] | msgspec.UnsetType
+    ) = msgspec.UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Names (in lower case) and addresses (in canonical form) of this host."""
+
+    names: frozenset[str] = frozenset()
+    addresses: frozenset[str] = frozenset()
+
+    @classmethod
+    def look(cls) -> Here:
+        """Ask the system. The FQDN may take a question to the resolver."""
+        name = socket.gethostname()
+        full = name if "." in name else socket.getfqdn(name)
+        names = {part.lower() for part in (name, full, name.partition(".")[0])}
+        return cls(frozenset(names), frozenset(_addresses()))
+
+    def matches(self, settings: Settings, wanted: Specifiers) -> bool:
+        """Tell whether all given specifiers are ours. Pure."""
+        unset = msgspec.UNSET
+        return (
+            (wanted.hostname is unset or self._is_me(settings, wanted.hostname))
+            and (wanted.named_group is unset or wanted.named_group in settings.named_groups)
+            and (wanted.asset_id is unset or wanted.asset_id == settings.asset_id)
+            and (wanted.asset_tuple is unset or wanted.asset_tuple == settings.asset_tuple)
+        )
+
+    def _is_me(self, settings: Settings, hostname: str) -> bool:
+        name = hostname.lower().rstrip(".")
+        if name in self.names or name in {own.lower().rstrip(".") for own in settings.hostnames}:
+            return True
+        with suppress(ValueError):
+            return str(ip_address(name)) in self.addresses
+        return False
+
+
+def _addresses() -> set[str]:
+    """Read the addresses of this network namespace from the kernel, of both families."""
+    found = set()
+    with suppress(OSError):
+        text = Path("/proc/thread-self/net/fib_trie").read_text(encoding="ascii")
+        found |= set(re.findall(r"\|-- (\S+)\n\s+/32 host LOCAL", text))
+    with suppress(OSError):
+        text = Path("/proc/thread-self/net/if_inet6").read_text(encoding="ascii")
+        found |= {str(ip_address(bytes.fromhex(line[:32]))) for line in text.splitlines()}
+    return found

@@ -1,0 +1,412 @@
+"""Shared by the tests of slpf: commands, a packet filter on paper, and real network namespaces."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from oc2d_slpf import Slpf
+from oc2d_slpf.backend import BackendError, Permit, Unpermit
+from oc2d_slpf.language import Args
+from oc2d_slpf.rules import PORT_PROTOCOLS, Direction, Verdict, encode
+from oc2d_slpf.specifiers import Specifiers
+from oc2d_slpf.tiers import AddKeys, DropKeys, DropSet, DropTier, Fill, MakeSet, MakeTier, Order
+
+from oc2d.actuator import Command, Context
+from oc2d.language.targets import IPv4Connection, IPv6Connection
+from oc2d.language.values import IPv4Net, IPv6Net
+from oc2d.language.vocabulary import Action, L4Protocol
+
+_keys = itertools.count(1)
+LISTS = {
+    "ingress": (Direction.INGRESS, Direction.BOTH),
+    "egress": (Direction.EGRESS, Direction.BOTH),
+}
+
+
+# -- commands
+
+
+def _net(text):
+    network = ip_network(text)
+    return (IPv4Net if network.version == 4 else IPv6Net)(network)
+
+
+def _target(text):
+    """`10.0.0.0/8`, or `4 src_addr=… dst_port=…` for a connection."""
+    if "=" not in text:
+        value = _net(text)
+        return ("ipv4_net" if isinstance(value, IPv4Net) else "ipv6_net"), value
+    version, *members = text.split()
+    read = {"src_addr": _net, "dst_addr": _net, "protocol": L4Protocol}
+    values = dict(member.split("=") for member in members)
+    struct = IPv4Connection if version == "4" else IPv6Connection
+    return f"ipv{version}_connection", struct(
+        **{name: read.get(name, int)(value) for name, value in values.items()}
+    )
+
+
+def make_command(action, target, *, key=None, reserved=None, notes=(), window=(None, None), **args):
+    name, value = ("slpf:rule_number", target) if action == "delete" else _target(target)
+    return Command(
+        key or f"key-{next(_keys)}",
+        "soc@example.com",
+        Action(action),
+        name,
+        value,
+        Args(**args),
+        Specifiers(),
+        reserved,
+        *window,
+        notes,
+    )
+
+
+# -- the model: the rule list as it reads, one rule after the other
+
+
+def _in(network, address):
+    return network is None or ip_address(address) in network
+
+
+def hits(match, packet):
+    """packet: version, src, dst, protocol, sport, dport (ports None where there are none)."""
+    if match.version != packet.version:
+        return False
+    if match.either is not None:
+        return _in(match.either, packet.src) or _in(match.either, packet.dst)
+    if not (_in(match.source, packet.src) and _in(match.destination, packet.dst)):
+        return False
+    if match.protocol not in (None, packet.protocol):
+        return False
+    wanted = (match.source_port, match.destination_port)
+    if wanted != (None, None) and packet.protocol not in PORT_PROTOCOLS:
+        return False
+    return match.source_port in (None, packet.sport) and match.destination_port in (
+        None,
+        packet.dport,
+    )
+
+
+def first_match(rules, side, packet):
+    """rules: {number: (verdict, direction, match)}; what no rule hits passes."""
+    for number in sorted(rules):
+        verdict, direction, match = rules[number]
+        if direction in LISTS[side] and hits(match, packet):
+            return verdict
+    return Verdict.ALLOW
+
+
+# -- a packet filter on paper, as strict as the kernel about what exists
+
+
+class Paper:
+    """Carries out operations and judges packets by sets and dispatch order, knowing no rules."""
+
+    def __init__(self):
+        self.failing = 0  # how many calls to refuse
+        self.calls = []
+        self._clear()
+
+    def _clear(self):
+        self.sets, self.tiers, self.ordered, self.permits = {}, {}, (), set()
+
+    def check(self):
+        pass
+
+    def _call(self, steps):
+        self.calls.append(list(steps))
+        if self.failing:
+            self.failing -= 1
+            raise BackendError("refused by the test")
+
+    def replace(self, steps):
+        steps = list(steps)
+        self._call(steps)
+        self._clear()
+        self._do(steps)
+
+    def apply(self, steps):
+        self._call(steps)
+        self._do(steps)
+
+    def remove(self):
+        self._clear()
+
+    def _do(self, steps):  # noqa: C901, PLR0912 - one case an operation
+        for step in steps:
+            match step:
+                case MakeTier(tier):
+                    assert tier not in self.tiers
+                    self.tiers[tier] = None
+                case DropTier(tier):
+                    assert tier not in self.ordered
+                    del self.tiers[tier]
+                case MakeSet(id_):
+                    assert id_ not in self.sets
+                    self.sets[id_] = set()
+                case DropSet(id_):
+                    fill = self.tiers.get(id_.tier)
+                    assert fill is None or id_.shape not in fill.shapes
+                    del self.sets[id_]
+                case AddKeys(id_, keys):
+                    assert not self.sets[id_] & set(keys)
+                    self.sets[id_] |= set(keys)
+                case DropKeys(id_, keys):
+                    assert self.sets[id_] >= set(keys)
+                    self.sets[id_] -= set(keys)
+                case Fill(tier):
+                    assert tier in self.tiers
+                    self.tiers[tier] = step
+                case Order(tiers):
+                    assert set(tiers) <= set(self.tiers)
+                    self.ordered = tiers
+                case Permit():
+                    self.permits.add(step)
+                case Unpermit(permit):
+                    self.permits.remove(permit)
+        for tier, fill in self.tiers.items():
+            assert fill is not None, "a tier that nothing filled"
+            there = {id_.shape for id_ in self.sets if id_.tier == tier}
+            assert set(fill.shapes) == there
+
+    def judge(self, side, packet):
+        for tier in self.ordered:
+            fill = self.tiers[tier]
+            for id_, keys in self.sets.items():
+                if (
+                    id_.tier == tier
+                    and id_.shape.direction in LISTS[side]
+                    and any(key in keys for key in _packet_keys(id_.shape, packet))
+                ):
+                    return fill.verdict
+        return Verdict.ALLOW
+
+
+def _packet_keys(shape, packet):
+    """What a lookup in a set of this shape would compute from the packet."""
+    if shape.version != packet.version:
+        return []
+    if (shape.source_port or shape.destination_port) and packet.protocol not in PORT_PROTOCOLS:
+        return []
+
+    def masked(address, prefix):
+        return ip_network(f"{address}/{prefix}", strict=False).network_address.packed
+
+    if shape.either is not None:
+        return [masked(packet.src, shape.either), masked(packet.dst, shape.either)]
+    key = b""
+    if shape.source is not None:
+        key += masked(packet.src, shape.source)
+    if shape.destination is not None:
+        key += masked(packet.dst, shape.destination)
+    if shape.protocol:
+        key += bytes([packet.protocol])
+    if shape.source_port:
+        key += packet.sport.to_bytes(2, "big")
+    if shape.destination_port:
+        key += packet.dport.to_bytes(2, "big")
+    return [key]
+
+
+# -- actuators
+
+
+class Bench:
+    """Actuators on one state directory; `boot()` and `restart()` are what happens to hosts."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.boot_id = "boot-1"
+        self.running = []
+        for name in ("state", "run"):
+            (path / name).mkdir()
+
+    def start(self, backend=None, *, ended=(), restore=True, **table):
+        actuator = Slpf(Slpf.parse_config({"backend": "dry-run", **table}))
+        if backend is not None:
+            actuator._firewall._backend = backend
+        actuator.start(
+            Context("fw-7", self.path / "state", self.path / "run", self.boot_id, lambda: 0)
+        )
+        self.running.append(actuator)
+        if restore:
+            actuator.restore(ended)
+        return actuator
+
+    def stop(self):
+        while self.running:
+            self.running.pop().stop()
+
+    def kill(self):
+        """Forget the actuator as a killed process would: nothing is finished or written."""
+        for actuator in self.running:
+            if actuator._store is not None:
+                actuator._store.close()
+        self.running.clear()
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench(tmp_path)
+    yield bench
+    bench.stop()
+
+
+@pytest.fixture
+def command():
+    return make_command
+
+
+@pytest.fixture
+def paper():
+    return Paper()
+
+
+@pytest.fixture(scope="session")
+def model():
+    return SimpleNamespace(
+        first_match=first_match, hits=hits, encode=encode, Paper=Paper, Bench=Bench
+    )
+
+
+# -- network namespaces
+
+
+class Namespace:
+    """One network namespace with a thread that lives in it."""
+
+    def __init__(self, name: str):
+        self.name = name
+        ip("netns", "add", name)
+        self._thread = ThreadPoolExecutor(1, initializer=self._enter)
+        self.ip("link", "set", "lo", "up")
+
+    def _enter(self):
+        libc = ctypes.CDLL(None, use_errno=True)
+        fd = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
+        try:
+            if libc.setns(fd, 0x40000000):
+                raise OSError(ctypes.get_errno(), "setns")
+        finally:
+            os.close(fd)
+
+    def run(self, function: Callable, *args, **kwargs):
+        return self._thread.submit(function, *args, **kwargs).result(30)
+
+    def ip(self, *args):
+        return ip("-n", self.name, *args)
+
+    def nft(self, text=None, *args):
+        options = ["-f", "-"] if text else list(args)
+        return self.run(_tool, "nft", *options, input=text)
+
+    def sysctl(self, path, value):
+        self.run(Path("/proc/sys/net", path).write_text, str(value))
+
+    def close(self):
+        self._thread.shutdown()
+        ip("netns", "del", self.name)
+
+
+def _tool(*args, input=None):  # noqa: A002 - as subprocess has it
+    path = shutil.which(args[0], path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    done = subprocess.run(
+        [path, *args[1:]], input=input, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ip(*args):
+    return _tool("ip", *args)
+
+
+def require_root():
+    if os.geteuid() != 0:
+        pytest.skip("needs root: network namespaces")
+    for tool in ("ip", "nft"):
+        if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin:/sbin"):
+            pytest.skip(f"needs {tool}")
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    require_root()
+    space = Namespace(f"oc2d-{os.getpid()}-{next(_keys)}")
+    yield space
+    space.close()
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Client — firewall — server: two links, both families; the firewall forwards."""
+    require_root()
+    tag = f"{os.getpid()}-{next(_keys)}"
+    client, wall, server = (Namespace(f"oc2d-{role}-{tag}") for role in "cws")
+    client.ip("link", "add", "up", "type", "veth", "peer", "name", "in", "netns", wall.name)
+    server.ip("link", "add", "up", "type", "veth", "peer", "name", "out", "netns", wall.name)
+    for space, device, number, host in (
+        (client, "up", 1, 2),
+        (wall, "in", 1, 1),
+        (server, "up", 2, 2),
+        (wall, "out", 2, 1),
+    ):
+        space.sysctl(f"ipv6/conf/{device}/accept_dad", 0)
+        space.ip("addr", "add", f"10.77.{number}.{host}/24", "dev", device)
+        space.ip("addr", "add", f"fd77:{number}::{host}/64", "dev", device, "nodad")
+        space.ip("link", "set", device, "up")
+    for space, number in ((client, 1), (server, 2)):
+        space.ip("route", "add", "default", "via", f"10.77.{number}.1")
+        space.ip("-6", "route", "add", "default", "via", f"fd77:{number}::1")
+    wall.sysctl("ipv4/ip_forward", 1)
+    wall.sysctl("ipv6/conf/all/forwarding", 1)
+    for space in (wall, client, server):
+        # the kernel's own brake on ICMP errors would make a test of rejects depend on the last one
+        space.sysctl("ipv4/icmp_ratelimit", 0)
+        space.sysctl("ipv6/icmp/ratelimit", 0)
+    yield SimpleNamespace(client=client, wall=wall, server=server)
+    for space in (client, wall, server):
+        space.close()
+
+
+@pytest.fixture
+def walled(world, bench):
+    """Run an actuator inside the firewall's namespace: `walled(function, …)` on its thread."""
+
+    def start(**table):
+        actuator = world.wall.run(bench.start, backend=None, **{"backend": "nftables", **table})
+        return SimpleNamespace(
+            actuator=actuator,
+            do=lambda *args, **kwargs: world.wall.run(
+                actuator.execute, make_command(*args, **kwargs)
+            ),
+            run=lambda function, *args: world.wall.run(function, *args),
+        )
+
+    yield start
+    world.wall.run(bench.stop)
+    world.wall.nft("add table inet oc2d\ndelete table inet oc2d\n")
+
+
+def until(condition, seconds=2.0):
+    """Poll `condition` until it is true, at most so long."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return found
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    return until

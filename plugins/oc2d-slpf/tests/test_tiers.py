@@ -1,0 +1,169 @@
+"""Rules, tiers and the operations they emit, against the rule list read one by one."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oc2d_slpf.rules import Direction, Match, Rule, Shape, Verdict, decode, describe, encode
+from oc2d_slpf.tiers import AddKeys, Change, DropKeys, Order, Tiers
+
+# few values, so that rules meet each other and packets meet rules
+ADDRESSES = {
+    4: ("10.1.2.3", "10.1.2.4", "10.1.9.9", "10.200.0.1", "192.0.2.7"),
+    6: ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "fd00::1"),
+}
+PREFIXES = {4: (0, 8, 15, 24, 31, 32), 6: (0, 16, 61, 64, 127, 128)}
+PORTS = (0, 53, 443)
+PROTOCOLS = {4: (1, 6, 17, 132, 47), 6: (58, 6, 17, 132, 47)}
+
+
+@st.composite
+def networks(draw, version):
+    address = draw(st.sampled_from(ADDRESSES[version]))
+    prefix = draw(st.sampled_from(PREFIXES[version]))
+    return ip_network(f"{address}/{prefix}", strict=False)
+
+
+@st.composite
+def matches(draw):
+    version = draw(st.sampled_from((4, 6)))
+    if draw(st.booleans()):
+        return Match(version, either=draw(networks(version)))
+    protocol = draw(st.none() | st.sampled_from(PROTOCOLS[version][:4]))
+    ported = protocol in (None, 6, 17, 132)
+    ports = st.none() | st.sampled_from(PORTS) if ported else st.none()
+    return Match(
+        version,
+        source=draw(st.none() | networks(version)),
+        destination=draw(st.none() | networks(version)),
+        protocol=protocol,
+        source_port=draw(ports),
+        destination_port=draw(ports),
+    )
+
+
+@st.composite
+def packets(draw):
+    version = draw(st.sampled_from((4, 6)))
+    protocol = draw(st.sampled_from(PROTOCOLS[version]))
+    return SimpleNamespace(
+        version=version,
+        src=draw(st.sampled_from(ADDRESSES[version])),
+        dst=draw(st.sampled_from(ADDRESSES[version])),
+        protocol=protocol,
+        # what stands where ports would stand, for protocols without ports too
+        sport=draw(st.sampled_from(PORTS)),
+        dport=draw(st.sampled_from(PORTS)),
+    )
+
+
+edits = st.lists(
+    st.tuples(st.integers(1, 40), st.sampled_from(Verdict), st.sampled_from(Direction), matches()),
+    min_size=1,
+    max_size=40,
+)
+
+
+@pytest.mark.req("SLPF-29", "SLPF-31", "AMB-39", "AMB-55")
+@given(edits, st.lists(packets(), min_size=1, max_size=12), st.integers(1, 5))
+def test_sets_in_dispatch_order_decide_as_the_rule_list_read_one_by_one(
+    model, edits, packets, batch
+):
+    rules, tiers, paper, change = {}, Tiers(), model.Paper(), Change()
+    for step, (number, verdict, direction, match) in enumerate(edits, 1):
+        if number in rules:
+            del rules[number]
+            tiers.remove(number, change)
+        else:
+            rules[number] = (verdict, direction, match)
+            tiers.add(Rule(number, verdict, *encode(match, direction)), change)
+        if step % batch and step < len(edits):
+            continue
+        paper.apply(change.operations(tiers))
+        change = Change()
+        for packet in packets:
+            for side in ("ingress", "egress"):
+                expected = model.first_match(rules, side, packet)
+                assert paper.judge(side, packet) is expected
+    assert len(tiers) == len(rules)
+    # loaded from nothing it is the same
+    fresh = model.Paper()
+    encoded = [Rule(n, v, *encode(m, d)) for n, (v, d, m) in rules.items()]
+    fresh.replace(Tiers(encoded).operations())
+    for packet in packets:
+        for side in ("ingress", "egress"):
+            assert fresh.judge(side, packet) is paper.judge(side, packet)
+
+
+@given(match=matches(), direction=st.sampled_from(Direction))
+def test_shape_and_key_hold_the_whole_match(match, direction):
+    shape, key = encode(match, direction)
+    assert Shape.parse(shape.name) is shape
+    found = decode(shape, key)
+    assert encode(found, direction) == (shape, key)
+    assert found.protocol == match.protocol
+    assert (found.source_port, found.destination_port) == (
+        match.source_port,
+        match.destination_port,
+    )
+    assert describe(shape, key).startswith(f"ipv{match.version}_")
+
+
+def _rule(number, verdict=Verdict.DROP, text=None):
+    match = Match(4, either=ip_network(text or f"10.0.{number % 256}.0/24"))
+    return Rule(number, verdict, *encode(match, Direction.BOTH))
+
+
+def _after(tiers, edit):
+    change = Change()
+    edit(change)
+    return change.operations(tiers)
+
+
+def test_a_rule_of_a_known_shape_is_one_element():
+    tiers = Tiers(_rule(number) for number in range(1, 200))
+    (added,) = _after(tiers, lambda change: tiers.add(_rule(1000), change))
+    assert isinstance(added, AddKeys)
+    assert len(added.keys) == 1
+    (dropped,) = _after(tiers, lambda change: tiers.remove(1000, change))
+    assert isinstance(dropped, DropKeys)
+    assert len(dropped.keys) == 1
+
+
+def test_two_rules_of_one_match_share_an_element():
+    tiers = Tiers([_rule(1, text="10.9.0.0/24"), _rule(2)])
+    assert _after(tiers, lambda change: tiers.add(_rule(3, text="10.9.0.0/24"), change)) == []
+    assert _after(tiers, lambda change: tiers.remove(1, change)) == []
+
+
+def test_what_comes_and_goes_in_one_change_costs_nothing_but_the_order():
+    tiers = Tiers(_rule(number) for number in range(1, 10))
+
+    def edit(change):
+        tiers.add(_rule(5000, Verdict.ALLOW), change)
+        tiers.remove(5000, change)
+
+    (only,) = _after(tiers, edit)
+    assert isinstance(only, Order)
+
+
+def test_a_split_moves_the_smaller_half_and_is_healed():
+    tiers = Tiers(_rule(number) for number in range(10, 200, 2))
+    operations = _after(tiers, lambda change: tiers.add(_rule(15, Verdict.ALLOW), change))
+    moved = sum(len(step.keys) for step in operations if isinstance(step, DropKeys))
+    assert moved == 3
+    assert len(tiers.order().tiers) == 3
+    _after(tiers, lambda change: tiers.remove(15, change))
+    assert len(tiers.order().tiers) == 1
+
+
+def test_rules_that_come_and_go_do_not_grind_the_list_to_ever_more_tiers():
+    tiers = Tiers(_rule(number) for number in range(2, 1000, 2))
+    for number in range(101, 901, 20):
+        _after(tiers, lambda change, n=number: tiers.add(_rule(n, Verdict.ALLOW), change))
+        _after(tiers, lambda change, n=number: tiers.remove(n, change))
+    assert len(tiers.order().tiers) == 1
