@@ -283,7 +283,6 @@ class Slpf(Actuator):
         """Answer one command within a batch; what depends on the rules is remembered."""
         store = self._opened
         try:
-            store.settle()
             if outcome := store.outcome(command.key):
                 return _response(outcome)
             return super().execute(command)

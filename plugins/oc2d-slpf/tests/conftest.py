@@ -10,10 +10,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from oc2d_slpf import Slpf
 from oc2d_slpf.backend import BackendError, Permit, Unpermit
@@ -64,7 +66,7 @@ def make_command(action, target, *, key=None, reserved=None, notes=(), window=(N
         Action(action),
         name,
         value,
-        Args(**args),
+        msgspec.convert(args, Args),
         Specifiers(),
         reserved,
         *window,
@@ -232,10 +234,11 @@ class Bench:
         for name in ("state", "run"):
             (path / name).mkdir()
 
-    def start(self, backend=None, *, ended=(), restore=True, **table):
-        actuator = Slpf(Slpf.parse_config({"backend": "dry-run", **table}))
-        if backend is not None:
-            actuator._firewall._backend = backend
+    def start(self, filter_=None, *, ended=(), restore=True, **table):
+        """Without `filter_`, the configured back end, as in life."""
+        actuator = Slpf(Slpf.parse_config({"backend": "nftables", **table}))
+        if filter_ is not None:
+            actuator._firewall._backend = filter_
         actuator.start(
             Context("fw-7", self.path / "state", self.path / "run", self.boot_id, lambda: 0)
         )
@@ -353,31 +356,39 @@ def world():
     """Client — firewall — server: two links, both families; the firewall forwards."""
     require_root()
     tag = f"{os.getpid()}-{next(_keys)}"
-    client, wall, server = (Namespace(f"oc2d-{role}-{tag}") for role in "cws")
-    client.ip("link", "add", "up", "type", "veth", "peer", "name", "in", "netns", wall.name)
-    server.ip("link", "add", "up", "type", "veth", "peer", "name", "out", "netns", wall.name)
+    with ExitStack() as stack:
+        spaces = {}
+        for role in ("client", "wall", "server"):
+            spaces[role] = Namespace(f"oc2d-{role}-{tag}")
+            stack.callback(spaces[role].close)
+        yield _wire(**spaces)
+
+
+def _wire(client, wall, server):
+    client.ip("link", "add", "eth0", "type", "veth", "peer", "name", "west", "netns", wall.name)
+    server.ip("link", "add", "eth0", "type", "veth", "peer", "name", "east", "netns", wall.name)
     for space, device, number, host in (
-        (client, "up", 1, 2),
-        (wall, "in", 1, 1),
-        (server, "up", 2, 2),
-        (wall, "out", 2, 1),
+        (client, "eth0", 1, 2),
+        (wall, "west", 1, 1),
+        (server, "eth0", 2, 2),
+        (wall, "east", 2, 1),
     ):
-        space.sysctl(f"ipv6/conf/{device}/accept_dad", 0)
         space.ip("addr", "add", f"10.77.{number}.{host}/24", "dev", device)
         space.ip("addr", "add", f"fd77:{number}::{host}/64", "dev", device, "nodad")
         space.ip("link", "set", device, "up")
     for space, number in ((client, 1), (server, 2)):
         space.ip("route", "add", "default", "via", f"10.77.{number}.1")
         space.ip("-6", "route", "add", "default", "via", f"fd77:{number}::1")
+    # what is nobody's goes to the server, so that packets of any destination are forwarded
+    wall.ip("route", "add", "default", "via", "10.77.2.2")
+    wall.ip("-6", "route", "add", "default", "via", "fd77:2::2")
     wall.sysctl("ipv4/ip_forward", 1)
     wall.sysctl("ipv6/conf/all/forwarding", 1)
     for space in (wall, client, server):
         # the kernel's own brake on ICMP errors would make a test of rejects depend on the last one
         space.sysctl("ipv4/icmp_ratelimit", 0)
         space.sysctl("ipv6/icmp/ratelimit", 0)
-    yield SimpleNamespace(client=client, wall=wall, server=server)
-    for space in (client, wall, server):
-        space.close()
+    return SimpleNamespace(client=client, wall=wall, server=server)
 
 
 @pytest.fixture
@@ -385,7 +396,7 @@ def walled(world, bench):
     """Run an actuator inside the firewall's namespace: `walled(function, …)` on its thread."""
 
     def start(**table):
-        actuator = world.wall.run(bench.start, backend=None, **{"backend": "nftables", **table})
+        actuator = world.wall.run(bench.start, **table)
         return SimpleNamespace(
             actuator=actuator,
             do=lambda *args, **kwargs: world.wall.run(

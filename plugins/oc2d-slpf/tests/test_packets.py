@@ -289,7 +289,8 @@ def test_the_broker_stays_reachable_and_nothing_else(walled, world, paths, versi
         _open(stack, world.wall, socket.SOCK_STREAM, version, port=7000).listen()
         own = {4: "127.0.0.1", 6: "::1"}[version]
         assert _outcome(_connect(stack, world.wall, version, own, 7000), 2.0) == 0
-        # the broker moved: the old address closes
+        # the broker moves: the old address closes once the new link stands
+        wall.run(wall.actuator.link_changed, [Endpoint(SERVER[version], 8883)])
         wall.run(wall.actuator.link_changing, [Endpoint(CLIENT[version], 8883)])
         broker = _connect(stack, world.wall, version, SERVER[version], 8883)
         assert _outcome(broker, 2.0) == 0
@@ -303,7 +304,7 @@ def test_neighbours_are_found_while_all_ipv6_is_denied(walled, world):
     wall = walled()
     wall.run(wall.actuator.link_changing, [Endpoint(SERVER[6], 8883)])
     wall.do("deny", "::/0")
-    world.wall.ip("-6", "neigh", "flush", "dev", "out")
+    world.wall.ip("-6", "neigh", "flush", "dev", "east")
     with ExitStack() as stack:
         _open(stack, world.server, socket.SOCK_STREAM, 6, port=8883).listen()
         assert _outcome(_connect(stack, world.wall, 6, SERVER[6], 8883), 2.0) == 0
@@ -367,7 +368,7 @@ table inet probe {{
   {sets}
   chain pre {{ type filter hook prerouting priority -100; {pre}
   }}
-  chain fwd {{ type filter hook forward priority -100; {fwd}
+  chain onward {{ type filter hook forward priority -100; {onward}
   }}
 }}
 """
@@ -379,7 +380,7 @@ PREFIX = {4: (0, 8, 16, 24, 31, 32), 6: (0, 32, 47, 64, 127, 128)}
 
 
 def _probe():
-    sets, hooks = [], {"pre": [], "fwd": []}
+    sets, hooks = [], {"pre": [], "onward": []}
     for version, word in ((4, "ip"), (6, "ip6")):
         kind = f"ipv{version}_addr"
         for hook, rules in hooks.items():
@@ -390,7 +391,7 @@ def _probe():
             )
             key = f"{word} saddr . {word} daddr . meta l4proto . th sport . th dport"
             ours = f"meta l4proto {{ 6, 17 }} th sport {{ 1000, 53 }} add @{name} {{ {key} }}"
-            rules.append(f"{ours} drop" if hook == "fwd" else ours)
+            rules.append(f"{ours} drop" if hook == "onward" else ours)
     return PROBE.format(
         sets="\n".join(sets), **{hook: "\n".join(rules) for hook, rules in hooks.items()}
     )
@@ -413,7 +414,7 @@ def test_real_packets_fare_as_in_the_rule_list_read_one_by_one(walled, world, mo
     rnd = random.Random(seed)
     wall = walled()
     for space in (world.wall,):
-        for device in ("all", "in"):
+        for device in ("all", "west"):
             space.sysctl(f"ipv4/conf/{device}/rp_filter", 0)
     packets = [
         SimpleNamespace(version=v, src=s, dst=d, protocol=p, sport=sp, dport=dp)
@@ -474,20 +475,20 @@ def test_real_packets_fare_as_in_the_rule_list_read_one_by_one(walled, world, mo
         try:
             for _ in range(12):
                 wall.run(edit, Change)
-                for hook in ("pre", "fwd"):
+                for hook in ("pre", "onward"):
                     for version in (4, 6):
                         world.wall.nft(f"flush set inet probe {hook}{version}\n")
                 for packet in packets:
                     raw = _raw(packet.version, packet)
                     sockets[packet.version].sendto(raw, (packet.dst, 0))
                 time.sleep(0.02)
-                expected = {"pre": set(), "fwd": set()}
+                expected = {"pre": set(), "onward": set()}
                 for packet in packets:
                     item = (packet.src, packet.dst, packet.protocol, packet.sport, packet.dport)
                     if model.first_match(rules, "ingress", packet) is Verdict.ALLOW:
                         expected["pre"].add(item)
                         if model.first_match(rules, "egress", packet) is Verdict.ALLOW:
-                            expected["fwd"].add(item)
+                            expected["onward"].add(item)
                 for hook, items in expected.items():
                     seen = set()
                     for version in (4, 6):

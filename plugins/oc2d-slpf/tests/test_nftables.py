@@ -1,0 +1,106 @@
+"""The nftables back end on a real kernel: what packets do is in test_packets."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from oc2d_slpf.backend import BackendError
+from oc2d_slpf.nftables import Nftables
+from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
+from oc2d_slpf.tiers import AddKeys, Change, SetId, Tiers
+
+from oc2d.errors import StateError
+
+pytestmark = pytest.mark.root
+
+
+def _key(index):
+    return (0x0A000000 + index).to_bytes(4, "big")
+
+
+def _rules(count):
+    from ipaddress import ip_network  # noqa: PLC0415 - one shape is enough
+
+    shape, _ = encode(Match(4, either=ip_network("10.0.0.1")), Direction.BOTH)
+    return [Rule(index + 1, Verdict.DROP, shape, _key(index)) for index in range(count)]
+
+
+@pytest.fixture
+def filter_(namespace):
+    made = Nftables()
+    namespace.run(made.check)
+    return made
+
+
+@pytest.mark.req("SLPF-34")
+def test_a_refused_change_leaves_nothing_of_it(namespace, filter_):
+    tiers = Tiers(_rules(3))
+    namespace.run(filter_.replace, tiers.operations())
+    before = namespace.nft(None, "list", "ruleset")
+    change = Change()
+    rule = _rules(4)[3]
+    tiers.add(rule, change)
+    unknown = AddKeys(SetId(99, rule.shape), (rule.key,))
+    with pytest.raises(BackendError):
+        namespace.run(filter_.apply, [*change.operations(tiers), unknown])
+    assert namespace.nft(None, "list", "ruleset") == before
+
+
+def test_a_hundred_thousand_rules_are_loaded_in_seconds_and_the_next_is_as_quick(
+    namespace, filter_
+):
+    rules = _rules(100_001)
+    tiers = Tiers(rules[:-1])
+    start = time.monotonic()
+    namespace.run(filter_.replace, tiers.operations())
+    loaded = time.monotonic() - start
+    change = Change()
+    tiers.add(rules[-1], change)
+    start = time.monotonic()
+    namespace.run(filter_.apply, change.operations(tiers))
+    print(f"loaded {loaded:.2f} s, one more {(time.monotonic() - start) * 1000:.1f} ms")  # noqa: T201 - a figure
+    assert loaded < 10
+
+
+def test_a_table_flushed_by_others_is_repaired_by_the_next_command(namespace, bench, command):
+    slpf = namespace.run(bench.start)
+    try:
+        namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
+        namespace.nft("flush ruleset\n")
+        namespace.run(slpf.execute, command("deny", "10.2.0.0/16"))
+        listed = namespace.nft(None, "list", "table", "inet", "oc2d")
+        assert "10.1.0.0, 10.2.0.0" in listed
+    finally:
+        namespace.run(bench.stop)
+
+
+def test_the_table_stays_at_stop_and_is_replaced_at_start(namespace, bench, command):
+    slpf = namespace.run(bench.start)
+    namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
+    namespace.run(bench.stop)
+    assert "10.1.0.0" in namespace.nft(None, "list", "table", "inet", "oc2d")
+    namespace.nft("add chain inet oc2d leftover\n")
+    namespace.run(bench.start)
+    listed = namespace.nft(None, "list", "table", "inet", "oc2d")
+    assert "10.1.0.0" in listed
+    assert "leftover" not in listed
+    namespace.run(bench.stop)
+
+
+def test_without_the_capability_start_says_what_is_needed(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else")
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            Nftables().check()
+        except StateError as error:
+            code = 0 if "CAP_NET_ADMIN" in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
