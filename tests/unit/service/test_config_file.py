@@ -124,9 +124,7 @@ er = 1
         extra_subscriptions=("oc2/cmd", "a/+/b/#", "#"),
         accept_retained=True,
     )
-    assert config.state == State(
-        directory=tmp_path / "state", runtime_directory=Path("/run/x")
-    )
+    assert config.state == State(directory=tmp_path / "state", runtime_directory=Path("/run/x"))
     assert dataclasses.astuple(config.limits) == (1, 2, 3, 4, 5, 6, 0.5)
     assert dataclasses.astuple(config.policy) == (("a", "b"), 7, ("slpf",), True)
     assert dataclasses.astuple(config.compat) == (True, False, True)
@@ -196,9 +194,9 @@ def test_the_case_of_the_device_id_is_kept(write):
     [("vpf", "vpf"), ("vpf/", "vpf"), ("a/b", "a/b"), ("", ""), ("a/$b", "a/$b")],
 )
 def test_a_namespace_is_topic_levels_without_the_last_slash(write, text, namespace):
-    assert load(write(f'device_id = "a"\nnamespace = "{text}"\n[broker]\nhost = "h"')).namespace == (
-        namespace
-    )
+    assert load(
+        write(f'device_id = "a"\nnamespace = "{text}"\n[broker]\nhost = "h"')
+    ).namespace == (namespace)
 
 
 @pytest.mark.parametrize("text", ["/", "/a", "a//b", "a//", "a/+", "#", "a/#", "$SYS", "$a/b"])
