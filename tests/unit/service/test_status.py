@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import stat
@@ -69,10 +70,10 @@ def test_a_client_that_does_not_read_is_dropped(serve, monkeypatch):
 
 def test_a_crowd_of_clients_does_not_grow(serve):
     path = serve(lambda: {"text": "x" * 1_000_000})
-    crowd = [connect(path) for _ in range(60)]
-    assert len(fetch(path)["text"]) == 1_000_000
-    for client in crowd:
-        client.close()
+    with contextlib.ExitStack() as crowd:
+        for _ in range(60):
+            crowd.enter_context(connect(path))
+        assert len(fetch(path)["text"]) == 1_000_000
 
 
 def test_a_client_that_goes_away_stops_nothing(serve):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -60,7 +61,7 @@ def test_a_manager_that_reads_nothing_does_not_hang_the_daemon(tmp_path):
         end.bind(name)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
             other.setblocking(False)
-            with pytest.raises(BlockingIOError):
+            with contextlib.suppress(BlockingIOError):
                 while True:
                     other.sendto(b"x", name)
         begun = time.monotonic()
