@@ -93,11 +93,13 @@ class Conversation:
             raise LinkLost("the broker takes QoS 0 only, which OpenC2 forbids", _IMPLEMENTATION)
         self._link = link
         self.limits = limits
-        self.session_present = connack.session_present
         self.inbox.begin()
         if not connack.session_present:
+            if self.session_present is not None:  # else it may be the first ever
+                _log.warning(events.SESSION_LOST, advice="commands sent meanwhile may be lost")
             self._awaiting_release.clear()
             self._intake.session_lost()
+        self.session_present = connack.session_present
         for handle in self.outbox.begin(
             session_present=connack.session_present, window=limits.receive_maximum
         ):
