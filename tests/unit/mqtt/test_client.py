@@ -1,4 +1,4 @@
-"""The private names of paho that `oc2d.mqtt.client` stands on: an upgrade that breaks one fails here."""
+"""The private names of paho that `oc2d.mqtt.client` stands on, and what it makes of them."""
 
 from __future__ import annotations
 

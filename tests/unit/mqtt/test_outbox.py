@@ -47,7 +47,7 @@ class Exchange(RuleBasedStateMachine):
         before = self.outbox.in_flight
         entry = self.outbox.take()
         if entry is None:
-            assert before >= self.window or not self.outbox.waiting
+            assert before >= self.window or not self.outbox.waiting or self.outbox.has_refused
             return
         handle = entry.message.handle
         assert before < self.window

@@ -59,7 +59,7 @@ def test_good_files_are_no_problem(certificates, tmp_path):
 
 
 @pytest.mark.req("MQTT-67")
-def test_every_problem_is_found_at_once_with_its_place(certificates, tmp_path):
+def test_every_problem_is_found_at_once_with_its_place(tmp_path):
     rubbish = tmp_path / "rubbish"
     rubbish.write_text("no certificate")
     found = problems(
