@@ -116,7 +116,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version  # noqa: PLC0415 - see the module's docstring
 
-        parser.exit(0, f"oc2d {version('oc2d')}\n")
+        sys.stdout.write(f"oc2d {version('oc2d')}\n")
+        parser.exit()
 
 
 def _configure_logs(options: argparse.Namespace, default: str) -> None:

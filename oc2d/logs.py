@@ -122,7 +122,7 @@ def _native_journal() -> Callable[[Mapping[str, bytes]], None] | None:
 
 
 def _to_fields(
-    _logger: object, _method: str, event: _Event
+    logger: object, method: str, event: _Event
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Make journal fields: MESSAGE for people, `OC2_<KEY>` of every key for queries."""
     level = event.pop("level", "info")
@@ -134,7 +134,9 @@ def _to_fields(
         name = "OC2_" + re.sub(r"[^A-Z0-9_]", "_", key.upper())
         fields[name] = _text(value).encode("utf-8", "backslashreplace")
     event.pop("exception", None)
-    fields["MESSAGE"] = _sentence(event).encode("utf-8", "backslashreplace")
+    fields["MESSAGE"] = _sentence(_printable(logger, method, event)).encode(
+        "utf-8", "backslashreplace"
+    )
     return (fields,), {}
 
 

@@ -277,9 +277,8 @@ def _why_absent(name: str, registry: Registry) -> str:
             return f"its plugin {failure.source} cannot be used: {failure.reason}"
     if nearest := _nearest(name, registry.found):
         return f"no plugin serves this profile{nearest}"
-    hint = (
-        f"no plugin serves this profile: install one (first-party: oc2d-{name.removeprefix('x-')})"
-    )
+    package = _FIRST_PARTY.get(name, f"the distribution that brings {name}")
+    hint = f"no plugin serves this profile: install {package}, for instance with pip"
     if problem := nsid_problem(name):
         hint = f"no plugin can serve this profile: {problem}"
     if registry.failures:

@@ -13,6 +13,7 @@ import os
 import selectors
 import socket
 import stat
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -187,8 +188,11 @@ def fetch(path: Path, timeout: float = 10.0) -> dict[str, Any]:
     chunks = []
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-            link.settimeout(timeout)
+            # Blocking, with a bound: under settimeout a full queue would fail at once.
+            bound = struct.pack("@ll", *divmod(int(timeout * 1_000_000), 1_000_000))
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
             link.connect(str(path))
+            link.settimeout(max(0.001, deadline - time.monotonic()))
             while chunk := link.recv(1 << 16):
                 chunks.append(chunk)
                 link.settimeout(max(0.001, deadline - time.monotonic()))
@@ -199,7 +203,7 @@ def fetch(path: Path, timeout: float = 10.0) -> dict[str, Any]:
         raise Oc2dError(
             f"no permission to ask oc2d on {path}: be root or a member of its group"
         ) from None
-    except TimeoutError:
+    except (BlockingIOError, TimeoutError):
         raise Oc2dError(f"oc2d did not answer on {path} within {timeout:g} seconds") from None
     except OSError as error:
         raise Oc2dError(f"cannot ask oc2d on {path}: {error.strerror or error}") from None

@@ -125,15 +125,13 @@ def parse_command(
             raise BadRequest(f"missing {name}", path=path)
     reading = Reading(encoding, strict_cidr=dialect.strict_cidr)
     action = _action(tree["action"], f"{path}.action")
+    args = _args(tree["args"], f"{path}.args") if "args" in tree else None
+    actuator = _actuator(tree, path)
+    command_id = _command_id(tree["command_id"], path) if "command_id" in tree else None
+    # Last, because it alone may end in 501, and what is malformed is answered 400 first.
     target = _target(tree["target"], reading, f"{path}.target")
-    return OpenC2Command(
-        action=action,
-        target=target,
-        args=_args(tree["args"], f"{path}.args") if "args" in tree else None,
-        actuator=_actuator(tree, path),
-        command_id=_command_id(tree["command_id"], path) if "command_id" in tree else None,
-        notes=tuple(f"target {target.name} {masked}" for masked in reading.masked),
-    )
+    notes = tuple(f"target {target.name} {masked}" for masked in reading.masked)
+    return OpenC2Command(action, target, args, actuator, command_id, notes)
 
 
 _MEMBERS = ("action", "target", "args", "actuator", "command_id")

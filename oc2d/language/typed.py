@@ -15,7 +15,7 @@ from oc2d.language.vocabulary import L4Protocol
 
 __all__ = ["decode_extension", "extension_tree", "from_tree", "refuse_nulls"]
 
-_PROTOCOLS = {protocol.value: protocol for protocol in L4Protocol}
+_PROTOCOLS = frozenset(protocol.value for protocol in L4Protocol)
 _PROTOCOLS_BY_NUMBER = {protocol.number: protocol.value for protocol in L4Protocol}
 _LONGEST = 200
 _PLACE = re.compile(r" - at `\$(.*)`$")
@@ -45,10 +45,11 @@ def extension_tree(value: Any, encoding: Encoding) -> Tree:  # noqa: ANN401 - wh
 
 def from_tree(tree: Tree, type_: Any, reading: Reading, path: str) -> Any:  # noqa: ANN401 - of `type_`
     """Read a tree into a type; raises `BadRequest` or `NotSupported` with the place."""
+    unsupported: NotSupported | None = None
     if isinstance(tree, dict) and (names := _members(type_)):
-        tree = _prepared(tree, names, reading, path)
+        tree, unsupported = _prepared(tree, names, reading, path)
     try:
-        return msgspec.convert(
+        value = msgspec.convert(
             tree, type_, dec_hook=lambda kind, inner: _read(kind, inner, reading)
         )
     except msgspec.ValidationError as error:
@@ -57,6 +58,9 @@ def from_tree(tree: Tree, type_: Any, reading: Reading, path: str) -> Any:  # no
         where = path + place[1] if place else path
         what = text[: place.start()] if place else text
         raise BadRequest(what[:_LONGEST], path=where[:_LONGEST]) from None
+    if unsupported is not None:
+        raise unsupported
+    return value
 
 
 def refuse_nulls(tree: Tree, path: str) -> None:
@@ -91,20 +95,26 @@ def _members(type_: Any) -> dict[str, bool]:  # noqa: ANN401 - any type
     }
 
 
-def _prepared(tree: dict[str, Tree], names: dict[str, bool], reading: Reading, path: str) -> Tree:
-    """Do what msgspec cannot: 501 for other protocols, their numbers in CBOR, unknown members."""
+def _prepared(
+    tree: dict[str, Tree], names: dict[str, bool], reading: Reading, path: str
+) -> tuple[dict[str, Tree], NotSupported | None]:
+    """Do what msgspec cannot: 501 for other protocols, their numbers in CBOR, unknown members.
+
+    What is malformed besides comes first: an unsupported protocol is handed back, not raised.
+    """
+    unsupported = None
     for name, value in tree.items():
         if name not in names:
             raise BadRequest(f"there is no member {shown(name)} here", path=path)
-        if names[name] and value is not None:
-            number = type(value) is int and reading.encoding is Encoding.CBOR
-            if number:
-                tree = {**tree, name: _PROTOCOLS_BY_NUMBER.get(value)}
-            if (number and tree[name] is None) or (
-                isinstance(value, str) and value not in _PROTOCOLS
-            ):
-                raise NotSupported(f"protocol {shown(value)} not supported", path=f"{path}.{name}")
-    return tree
+        numbered = type(value) is int and reading.encoding is Encoding.CBOR
+        if names[name] and (numbered or isinstance(value, str)):
+            protocol = _PROTOCOLS_BY_NUMBER.get(value) if numbered else value
+            if protocol not in _PROTOCOLS:
+                why = f"protocol {shown(value)} not supported"
+                unsupported = NotSupported(why, path=f"{path}.{name}")
+                protocol = L4Protocol.TCP.value  # any: only the other members are of interest now
+            tree = {**tree, name: protocol}
+    return tree, unsupported
 
 
 def _without_nulls(tree: Tree) -> Tree:

@@ -356,7 +356,7 @@ class Link(paho.Client):
         else:
             self._outgoing += b"\xe0\x00"
         deadline = time.monotonic() + seconds
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self.sock.settimeout(seconds)
             self.sock.sendall(self._outgoing)
             self.sock.shutdown(socket.SHUT_WR)

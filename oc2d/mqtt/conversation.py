@@ -56,7 +56,6 @@ class Conversation:
         self.session_present: bool | None = None
         self.subscriptions: Mapping[str, int | str] = {}
         self.received = self.published = self.refused = 0
-        self.retry_wanted = False
         self._intake = intake
         self._shorten = shorten
         self._link: Link | None = None
@@ -93,24 +92,25 @@ class Conversation:
             raise LinkLost("the broker takes QoS 0 only, which OpenC2 forbids", _IMPLEMENTATION)
         self._link = link
         self.limits = limits
-        self.session_present = connack.session_present
-        self.inbox.begin()
         if not connack.session_present:
+            if self.session_present is not None:  # else it may be the first ever
+                _log.warning(events.SESSION_LOST, advice="commands sent meanwhile may be lost")
             self._awaiting_release.clear()
             self._intake.session_lost()
+        self.session_present = connack.session_present
         for handle in self.outbox.begin(
             session_present=connack.session_present, window=limits.receive_maximum
         ):
             link.acknowledge(Kind.PUBREL, handle)
-        self.retry_wanted = False
         self._subscribing = None
         self.subscriptions = {}
         if self._settings.subscriptions:
             self._subscribing = link.subscribe_all(self._settings.subscriptions)
 
     def end(self) -> None:
-        """Go on without a link."""
+        """Go on without a link; nothing that came over it can be acknowledged any more."""
         self._link = None
+        self.inbox.begin()
         self._subscribing = None
 
     # -- what comes in
@@ -215,7 +215,6 @@ class Conversation:
         )
         if again:
             self.outbox.refused(handle)
-            self.retry_wanted = True
         elif self.outbox.done(handle):
             sent.append(handle)
 
@@ -251,11 +250,6 @@ class Conversation:
         if self._link is not None:
             for handle in handles:
                 self._link.acknowledge(Kind.PUBREL, handle)
-
-    def retry(self) -> None:
-        """Publish again what the broker had no room for."""
-        self.retry_wanted = False
-        self.outbox.retry()
 
     def pump(self) -> None:
         """Publish what may go out now."""

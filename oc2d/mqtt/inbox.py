@@ -24,7 +24,7 @@ class Inbox:
         return len(self._decided)
 
     def begin(self) -> None:
-        """Begin a new connection: what came on the one before cannot be acknowledged any more."""
+        """Make ready for a new connection: what came on the old one cannot be acknowledged."""
         self.connection += 1
         self._decided.clear()
 

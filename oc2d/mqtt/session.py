@@ -201,6 +201,8 @@ class Session:
         if self._posts or (link is not None and link.has_input and not self._talk.paused):
             return 0.0
         if link is None:
+            if self._stop_at is not None:
+                return 0.0
             return None if self._dial is not None else max(0.0, self._next_attempt - now)
         deadlines = [link.ping_due(), self._answer_by]
         deadlines += [at for at in (self._retry_at, self._stop_at) if at is not None]
@@ -253,11 +255,11 @@ class Session:
         if self._talk.subscribed and not self._told_subscribed:
             self._told_subscribed = True
             self._tell(self._observer.subscribed, self._talk.subscriptions)
-        if self._talk.retry_wanted and self._retry_at is None:
+        if self._talk.outbox.has_refused and self._retry_at is None:
             self._retry_at = now + self._settings.retry_after
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
-            self._talk.retry()
+            self._talk.outbox.retry()
         if now >= link.ping_due():
             link.ping()
 

@@ -76,7 +76,11 @@ def reply_topics(namespace: str, mode: ReplyMode, producer: str | None) -> tuple
     general = _prefixed(namespace, "oc2/rsp")
     if mode == "general" or producer is None:
         return (general,)
-    level = producer.removeprefix(f"{general}/").removeprefix("oc2/rsp/")
+    level = producer
+    for topic in (f"{general}/", "oc2/rsp/"):
+        if producer.startswith(topic):
+            level = producer[len(topic) :]
+            break
     if not is_level(level) or len(level.encode()) > _LONGEST_PRODUCER:
         return (general,)
     own = f"{general}/{level}"

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from oc2d.engine.ports import Channel, Token
-from tests.peer import ack, publish, response, string
+from tests.peer import ack, make_settings, publish, response, string
 from tests.waiting import wait_until
 
 
@@ -216,3 +216,22 @@ def test_a_large_message_passes(peer, start):
     conn.send(publish("oc2/cmd/all", b"y" * 1_000_000, packet_id=1))
     conn.expect("PUBACK")
     assert len(engine.got[0].payload) == 1_000_000
+
+
+@pytest.mark.req("MQTT-14", "MQTT-54")
+def test_a_link_that_broke_while_reading_was_paused_is_made_anew(peer, start):
+    session, engine = start(peer.port, decide=False, receive_maximum=3)
+    conn = peer.welcome()
+    for number in range(1, 6):
+        conn.send(publish("oc2/cmd/all", b"x", packet_id=number))
+    wait_until(lambda: session.status().undecided > 3)
+    session.reconfigure(make_settings(peer.port, receive_maximum=3))
+    conn.expect("DISCONNECT")
+    conn.close()
+    conn = peer.welcome()
+    assert session.status().undecided == 0
+    conn.send(publish("oc2/cmd/all", b"new", packet_id=1))
+    wait_until(lambda: engine.got[-1].payload == b"new")
+    engine.acknowledge(engine.got[0].token, engine.got[-1].token)
+    assert conn.expect("PUBACK").packet_id == 1
+    conn.silent(0.1)

@@ -128,6 +128,8 @@ def test_args_hold_at_least_one_member_of_any_kind():
     assert parse(args={"slpf": {"direction": "both"}}).args.profiles == {
         "slpf": {"direction": "both"}
     }
+    malformed = {"action": "deny", "target": {"ipv4_connection": {"protocol": "gre"}}, "args": {}}
+    assert refusal(malformed).status == 400
     for args in ({}, None, [], "x"):
         assert refusal({**BASE, "args": args}).path == f"{ROOT}.args"
 

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from oc2d.cli import main
+from oc2d.status import StatusServer
+
+CONFIG = 'device_id = "fw-7"\n[broker]\nhost = "h"\n'
+X_LOG = "[actuators.x-log]\n"
+
+
+def test_version_loads_neither_transfer_nor_engine():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "oc2d", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("oc2d 0.")
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not modules & {"paho", "structlog", "msgspec", "pluggy", "oc2d.engine", "oc2d.mqtt"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config", "{}", "check"],
+        ["check", "--config", "{}"],
+        ["--log-format", "json", "check", "--config={}", "--log-level", "debug"],
+    ],
+)
+def test_a_good_configuration_is_ok_wherever_the_options_stand(oc2d, write, arguments):
+    path = str(write(CONFIG + X_LOG))
+    done = oc2d(*(argument.replace("{}", path) for argument in arguments))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "configuration OK\n", "")
+
+
+def test_check_reports_every_mistake_of_every_kind_and_ends_with_78(oc2d, write, tmp_path):
+    done = oc2d(
+        "check",
+        "--config",
+        write(
+            """
+keep_alive = 3
+device_id = "a/b"
+[broker]
+host = "h"
+ca_file = "gone.pem"
+username = "u"
+password_file = "./secret"
+[policy]
+order = ["x-nobody"]
+[actuators.x-lok]
+[actuators.x-log]
+profiles = ["acme"]
+color = "red"
+"""
+        ),
+    )
+    assert done.returncode == 78
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["oc2d", "keep_alive"],
+        ["oc2d", "device_id"],
+        ["oc2d", "actuators.x-lok"],
+        ["oc2d", "actuators.x-log.color"],
+        ["oc2d", "actuators.x-log.profiles"],
+        ["oc2d", "policy.order"],
+        ["oc2d", "broker.password_file"],
+        ["oc2d", "broker.ca_file"],
+    ]
+    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["oc2d.toml"]
+
+
+def test_check_changes_nothing(oc2d, write, tmp_path):
+    state = f'[state]\ndirectory = "{tmp_path}/state"\nruntime_directory = "{tmp_path}/run"\n'
+    assert oc2d("check", "--config", write(CONFIG + state + X_LOG)).returncode == 0
+    assert not (tmp_path / "state").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.req("MQTT-57", "MQTT-66")
+def test_check_warns_of_a_link_without_protection(oc2d, write):
+    done = oc2d("check", "--config", write(CONFIG + "tls = false\n"))
+    assert done.returncode == 0
+    assert "oc2d: warning: broker.tls: no TLS" in done.stderr
+    done = oc2d("check", "--config", write(CONFIG + 'tls_verify = false\nprotocol = "3.1.1"\n'))
+    assert "warning: broker.tls_verify" in done.stderr
+    assert "warning: broker.protocol" in done.stderr
+
+
+def test_a_credential_of_the_service_is_not_missed_by_hand(oc2d, write, tmp_path):
+    path = write(CONFIG + 'username = "u"\npassword_file = "broker-password"\n')
+    done = oc2d("check", "--config", path)
+    assert done.returncode == 0
+    assert "only the service has the credential 'broker-password'" in done.stderr
+    service = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert oc2d("check", "--config", path, env=service).returncode == 78
+    (tmp_path / "broker-password").write_text("hunter2\n")
+    done = oc2d("check", "--config", path, env=service)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_not_required_is_only_warned_of(oc2d, write):
+    done = oc2d("check", "--config", write(CONFIG + "[actuators.x-gone]\nrequired = false\n"))
+    assert done.returncode == 0
+    assert "oc2d: warning: actuators.x-gone: no plugin serves this profile" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--foo"], ["chek"], ["check", "--foreground=3"], ["--log-level", "loud"], ["--c"]],
+)
+def test_a_wrong_command_line_ends_with_2(oc2d, arguments):
+    done = oc2d(*arguments)
+    assert done.returncode == 2
+    assert "usage: oc2d" in done.stderr
+
+
+def test_a_missing_file_is_a_message_and_no_traceback(oc2d, tmp_path):
+    for arguments in ([], ["check"], ["status"]):
+        done = oc2d(*arguments, "--config", tmp_path / "none")
+        assert done.returncode == 78
+        assert (
+            done.stderr
+            == f"oc2d: {tmp_path}/none no such file; write one, or name another with --config\n"
+        )
+
+
+DOOR = """
+from oc2d.actuator import Actuator, Response, pair
+class Plugin(Actuator):
+    profile = "x-door"
+    @pair("deny", "file")
+    @pair("allow", "file")
+    @pair("deny", "device")
+    def lock(self, command): return Response()
+"""
+
+
+def test_plugins_are_listed_with_pairs_and_why_they_are_not_in_use(oc2d, write, install):
+    install("acme-door", DOOR)
+    install("acme-broken", "1/0")
+    install("acme-foo", DOOR.replace('"deny", "file"', '"x-foo", "file"'))
+    path = write(
+        CONFIG + '[actuators.x-log]\nprofiles = ["x-ids", "x-edr"]\npairs = {scan = ["uri"]}\n'
+    )
+    done = oc2d("plugins", "--json", "--config", path)
+    assert done.returncode == 0
+    rows = [row for row in json.loads(done.stdout) if row["distribution"] != "oc2d-slpf"]
+    version = rows[0]["version"]
+    log = {"distribution": "oc2d-log", "version": version, "entry_point": "log"}
+    acme = {"version": "1.2", "entry_point": "plugin"}
+    assert rows == [
+        {"profile": "x-ids", "state": "on", "reason": "", "pairs": {"scan": ["uri"]}, **log},
+        {"profile": "x-edr", "state": "on", "reason": "", "pairs": {"scan": ["uri"]}, **log},
+        {
+            "profile": "x-door",
+            "state": "off",
+            "reason": "no [actuators.x-door] in the configuration",
+            "pairs": {"allow": ["file"], "deny": ["device", "file"]},
+            "distribution": "acme-door",
+            **acme,
+        },
+        {
+            "profile": None,
+            "state": "failed",
+            "reason": "ZeroDivisionError: division by zero",
+            "pairs": {},
+            "distribution": "acme-broken",
+            **acme,
+        },
+        {
+            "profile": None,
+            "state": "failed",
+            "reason": "Plugin.lock: no OpenC2 action 'x-foo'",
+            "pairs": {},
+            "distribution": "acme-foo",
+            **acme,
+        },
+    ]
+    text = oc2d("--config", path, "plugins").stdout
+    assert "x-edr: on\n  from oc2d-log" in text
+    assert (
+        "-: failed (ZeroDivisionError: division by zero)\n  from acme-broken 1.2 (plugin)" in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "state", "words"),
+    [
+        ("enabled = false", "off", "enabled = false"),
+        ("color = 1", "failed", "actuators.x-log.color: unknown key"),
+        ("required = false\ncolor = 1", "failed", "actuators.x-log.color: unknown key"),
+    ],
+)
+def test_a_table_that_is_off_or_wrong_shows_in_plugins(oc2d, write, table, state, words):
+    done = oc2d("plugins", "--json", "--config", write(CONFIG + X_LOG + table))
+    (row,) = [row for row in json.loads(done.stdout) if row["profile"] == "x-log"]
+    assert row["state"] == state
+    assert words in row["reason"]
+
+
+def test_plugins_are_listed_without_a_configuration_too(oc2d, tmp_path):
+    done = oc2d("plugins", "--config", tmp_path / "none")
+    assert done.returncode == 0
+    assert f"x-log: off ({tmp_path}/none no such file" in done.stdout
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    server = StatusServer(tmp_path, lambda: {"pid": 7, "link": {"connected": False}})
+    server.start()
+    yield f'[state]\nruntime_directory = "{tmp_path}"\n'
+    server.stop()
+
+
+def test_status_asks_the_running_daemon(oc2d, write, daemon):
+    path = write(CONFIG + daemon)
+    done = oc2d("status", "--config", path)
+    assert (done.returncode, done.stdout) == (0, "pid: 7\n\nlink:\n  connected: no\n")
+    assert json.loads(oc2d("--config", path, "status", "--json").stdout) == {
+        "pid": 7,
+        "link": {"connected": False},
+    }
+
+
+def test_status_works_when_the_file_was_broken_since(oc2d, write, daemon):
+    assert oc2d("status", "--config", write("keep_alive = 3\n" + daemon)).returncode == 0
+
+
+def test_status_of_nobody_ends_with_1(oc2d, write, tmp_path):
+    state = f'[state]\nruntime_directory = "{tmp_path}"\n'
+    done = oc2d("status", "--config", write(CONFIG + state))
+    assert done.returncode == 1
+    assert done.stderr == f"oc2d: oc2d is not running: nobody answers on {tmp_path}/status.sock\n"
+
+
+def test_a_reader_that_goes_away_is_no_traceback(write):
+    command = f"{sys.executable} -m oc2d plugins --config {write(CONFIG + X_LOG)}"
+    done = subprocess.run(
+        ["bash", "-c", f'{command} | true; echo "${{PIPESTATUS[0]}}"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip() in {"0", "1"}
+
+
+def test_ctrl_c_is_quiet(write, install, site, tmp_path):
+    install("acme-slow", "import pathlib, time; pathlib.Path('begun').touch(); time.sleep(60)")
+    with subprocess.Popen(
+        [sys.executable, "-m", "oc2d", "check", "--config", str(write())],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+    ) as process:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (1, "")
+
+
+def test_main_returns_its_exit_code(write, capsys):
+    assert main(["check", "--config", str(write("device_id = 3"))]) == 78
+    assert "device_id" in capsys.readouterr().err
