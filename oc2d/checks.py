@@ -1,0 +1,92 @@
+"""Everything that can be known before the daemon runs: the configuration, plugins, TLS, secrets.
+
+`oc2d check` shows it, the daemon starts and reloads by it: what passes the check is what runs.
+Nothing of the host is changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from oc2d.config import Broker, Config
+from oc2d.config_file import inspect
+from oc2d.errors import ConfigError, Problem
+from oc2d.plugins import LoadedActuators, Registry, discover, try_actuators
+
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A configuration that can run, with its actuators built and not started.
+
+    `warnings` are for the log at each start: a link without protection, actuators left out.
+    """
+
+    config: Config
+    registry: Registry
+    actuators: LoadedActuators
+    warnings: tuple[Problem, ...]
+
+
+def prepare(path: Path, registry: Registry | None = None, *, by_hand: bool = False) -> Prepared:
+    """Read and check everything; raise `ConfigError` with every problem of every kind.
+
+    `registry`: what an earlier call found, for a reload. `by_hand`: not in the service, so a
+    systemd credential cannot be read here and is only warned about.
+    """
+    registry = registry or discover()
+    findings = inspect(path)
+    attempt = try_actuators(findings.actuators, findings.order, registry)
+    problems = [*findings.problems, *attempt.problems]
+    warnings = [*attempt.loaded.warnings]
+    if findings.broker is not None:
+        unread = _unreadable_credentials(findings.broker) if by_hand else {}
+        named = {problem.path for problem in problems}
+        problems += [
+            problem
+            for problem in _link_problems(findings.broker)
+            if problem.path not in named and problem.path not in unread
+        ]
+        warnings += _link_warnings(findings.broker, unread)
+    if findings.config is None or problems:
+        raise ConfigError(tuple(problems))
+    return Prepared(findings.config, registry, attempt.loaded, tuple(warnings))
+
+
+def _unreadable_credentials(broker: Broker) -> dict[str, str]:
+    """Find the secrets that only systemd can give us, when it did not start us."""
+    if "CREDENTIALS_DIRECTORY" in os.environ:
+        return {}
+    names = {
+        "broker.password_file": broker.password_file,
+        "broker.key_password_file": broker.key_password_file,
+    }
+    return {path: name for path, name in names.items() if name is not None and "/" not in name}
+
+
+def _link_problems(broker: Broker) -> Iterator[Problem]:
+    from oc2d.mqtt.settings import read_secret  # noqa: PLC0415 - not needed for `oc2d plugins`
+    from oc2d.mqtt.tls import tls_problems  # noqa: PLC0415 - the same
+
+    if broker.password_file is not None:
+        try:
+            read_secret(broker.password_file, "broker.password_file")
+        except ConfigError as error:
+            yield from error.problems
+    if broker.tls:
+        yield from tls_problems(broker)
+
+
+def _link_warnings(broker: Broker, unread: dict[str, str]) -> Iterator[Problem]:
+    if not broker.tls:
+        yield Problem("broker.tls", "no TLS: anybody on the way can command this host (MQTT-57)")
+    elif not broker.tls_verify:
+        yield Problem("broker.tls_verify", "the broker is not verified: for tests only (MQTT-67)")
+    if broker.protocol != "5":
+        yield Problem("broker.protocol", "MQTT 3.1.1 does not conform to OpenC2 (MQTT-15)")
+    for path, name in unread.items():
+        yield Problem(path, f"not checked: only the service has the credential {name!r}")

@@ -1,0 +1,169 @@
+"""The command line of `oc2d`: arguments, then one function call.
+
+Imports stay inside the functions: `oc2d --version` must not load the transfer or the engine.
+Exit codes: 0 fine, 1 failure, 2 usage, 78 bad configuration (DESIGN 2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from oc2d.errors import ConfigError, Oc2dError, Problem
+
+__all__ = ["DEFAULT_CONFIG", "main"]
+
+DEFAULT_CONFIG = Path("/etc/oc2d/oc2d.toml")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `oc2d` with these arguments (default: the process's own) and return the exit code."""
+    options = _parser().parse_args(argv)
+    command = cast(Callable[[argparse.Namespace], int], options.run)
+    try:
+        code = command(options)
+        sys.stdout.flush()
+    except ConfigError as error:
+        for problem in error.problems:
+            _complain(problem)
+        return error.exit_code
+    except Oc2dError as error:
+        _complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return Oc2dError.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Oc2dError.exit_code
+    return code
+
+
+def _complain(message: Oc2dError | Problem) -> None:
+    sys.stderr.write(f"oc2d: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="oc2d",
+        description="OpenC2 Consumer: carries out OpenC2 commands that arrive over MQTT.",
+        epilog="Without a command: run the Consumer.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(
+        run=_run,
+        config=DEFAULT_CONFIG,
+        foreground=False,
+        log_format=None,
+        log_level="info",
+        json=False,
+    )
+    _add_common(parser)
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    parser.add_argument(
+        "--foreground",
+        action="store_true",
+        help="log for people on stderr; no service manager is needed",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="{check,plugins,status}")
+    for name, command, text in (
+        ("check", _check, "report everything that is wrong with the configuration; change nothing"),
+        ("plugins", _plugins, "list the plugins that are installed, and why one is not in use"),
+        ("status", _status, "ask the running daemon how it is"),
+    ):
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(run=command)
+        _add_common(sub)
+        if name != "check":
+            sub.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """Add what may stand before and after the command; absent, it must not undo the other."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help=f"the configuration (default: {DEFAULT_CONFIG})",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("console", "journal", "json"),
+        default=argparse.SUPPRESS,
+        help="how to log (default: console in the foreground, else journal)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default=argparse.SUPPRESS,
+        help="the least that is logged (default: info)",
+    )
+
+
+class _Version(argparse.Action):
+    """Looks up the version only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:  # noqa: ANN401 - argparse's
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415 - see the module's docstring
+
+        parser.exit(0, f"oc2d {version('oc2d')}\n")
+
+
+def _configure_logs(options: argparse.Namespace, default: str) -> None:
+    from oc2d import logs  # noqa: PLC0415 - see the module's docstring
+
+    mode = cast(logs.Format, options.log_format or default)
+    logs.configure(mode, options.log_level)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from oc2d.daemon import RunOptions, run  # noqa: PLC0415 - see the module's docstring
+
+    _configure_logs(options, "console" if options.foreground else "journal")
+    return run(RunOptions(config=options.config, foreground=options.foreground))
+
+
+def _check(options: argparse.Namespace) -> int:
+    from oc2d.checks import prepare  # noqa: PLC0415 - see the module's docstring
+
+    _configure_logs(options, "console")
+    prepared = prepare(options.config, by_hand=True)
+    for warning in prepared.warnings:
+        sys.stderr.write(f"oc2d: warning: {warning}\n")
+    sys.stdout.write("configuration OK\n")
+    return 0
+
+
+def _plugins(options: argparse.Namespace) -> int:
+    from oc2d.plugin_list import as_json, list_plugins, render  # noqa: PLC0415 - see the module's docstring
+
+    _configure_logs(options, "console")
+    rows = list_plugins(options.config)
+    sys.stdout.write((json.dumps(as_json(rows), indent=2) if options.json else render(rows)) + "\n")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from oc2d.config import State  # noqa: PLC0415 - see the module's docstring
+    from oc2d.config_file import inspect  # noqa: PLC0415 - the same
+    from oc2d.status import SOCKET_NAME, fetch  # noqa: PLC0415 - the same
+    from oc2d.status_text import render  # noqa: PLC0415 - the same
+
+    # A daemon goes on after its file was broken or taken away, and can be asked then too.
+    findings = inspect(options.config)
+    state = findings.state or (State() if options.config == DEFAULT_CONFIG else None)
+    if state is None:
+        raise ConfigError(findings.problems)
+    told = fetch(state.runtime_directory / SOCKET_NAME)
+    sys.stdout.write(json.dumps(told, indent=2) + "\n" if options.json else render(told))
+    return 0

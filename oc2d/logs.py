@@ -1,0 +1,227 @@
+"""Where log entries go: a person's terminal, the journal with native fields, or lines of JSON.
+
+Everything else calls `structlog.get_logger()` and binds what it knows; only this module decides
+what becomes of it. Strings in entries come from Producers too, so nothing that could forge a line
+or drive a terminal gets through, and what cannot be written is dropped: a full disk or a closed
+pipe behind the log must not stop the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import Processor
+
+__all__ = ["LEVELS", "LIBRARY", "NO_NATIVE_FIELDS", "Format", "Level", "configure"]
+
+Format = Literal["console", "journal", "json"]
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
+
+#: A library said something through `logging`: `logger`, `message`.
+LIBRARY = "library_message"
+#: systemd runs us, but entries go out without native fields: `hint` says what to install.
+NO_NATIVE_FIELDS = "journal_fields_unavailable"
+
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+_JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
+_SECRET = re.compile(r"password|passwd|secret|credential", re.IGNORECASE)
+
+_Event = MutableMapping[str, Any]
+
+
+def configure(mode: Format, level: Level = "info", stream: TextIO | None = None) -> None:
+    """Set up structlog and `logging` for this process.
+
+    `console` is for people, `json` one object a line; both write to `stream` (stderr). `journal`
+    sends native fields (`request_id` as `OC2_REQUEST_ID`) to journald; where systemd-python or
+    journald is missing it writes plain lines to `stream`. Entries of libraries pass at WARNING.
+    """
+    stream = stream or sys.stderr
+    native = _native_journal() if mode == "journal" else None
+    whole = level == "debug" or mode == "json" or native is not None
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        _hide_secrets,
+        structlog.processors.format_exc_info if whole else _name_exception,
+    ]
+    if mode != "journal":
+        processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+    processors += _renderers(mode, stream, native is not None)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=lambda *_: _Sink(native or _line_writer(stream)),
+        cache_logger_on_first_use=True,
+    )
+    _take_over_logging()
+    if mode == "journal" and native is None and "NOTIFY_SOCKET" in os.environ:
+        structlog.get_logger().warning(
+            NO_NATIVE_FIELDS,
+            hint="install systemd-python (Debian: python3-systemd; pip: oc2d[systemd])",
+        )
+
+
+def _renderers(mode: Format, stream: TextIO, native: bool) -> list[Processor]:  # noqa: FBT001 - private
+    if mode == "json":
+        return [structlog.processors.JSONRenderer(serializer=json.dumps, default=repr)]
+    if native:
+        return [_to_fields]
+    if mode == "journal":
+        return [_printable, _to_line if not _is_journal(stream) else _to_priority_line]
+    colors = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return [_printable, structlog.dev.ConsoleRenderer(colors=colors, sort_keys=False)]
+
+
+class _Sink:
+    """The end of the pipeline: hands on what the last processor made."""
+
+    def __init__(self, write: Callable[[Any], None]) -> None:
+        self._write = write
+
+    def info(self, entry: object) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._write(entry)
+
+    debug = warning = error = critical = info
+
+
+def _line_writer(stream: TextIO) -> Callable[[str], None]:
+    def write(line: str) -> None:
+        # One call for the whole line: threads log at the same time.
+        stream.write(f"{line}\n")
+        stream.flush()
+
+    return write
+
+
+def _native_journal() -> Callable[[Mapping[str, bytes]], None] | None:
+    """Return what sends fields to journald, or None where there is none to take them."""
+    if not _JOURNAL_SOCKET.exists():
+        return None
+    try:
+        from systemd.journal import sendv  # noqa: PLC0415 - optional, and slow to import
+    except ImportError:
+        return None
+
+    def send(fields: Mapping[str, bytes]) -> None:
+        sendv(*(name.encode() + b"=" + value for name, value in fields.items()))
+
+    return send
+
+
+def _to_fields(
+    _logger: object, _method: str, event: _Event
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Make journal fields: MESSAGE for people, `OC2_<KEY>` of every key for queries."""
+    level = event.pop("level", "info")
+    fields = {
+        "PRIORITY": str(_PRIORITIES.get(level, 6)).encode(),
+        "SYSLOG_IDENTIFIER": b"oc2d",
+    }
+    for key, value in event.items():
+        name = "OC2_" + re.sub(r"[^A-Z0-9_]", "_", key.upper())
+        fields[name] = _text(value).encode("utf-8", "backslashreplace")
+    event.pop("exception", None)
+    fields["MESSAGE"] = _sentence(event).encode("utf-8", "backslashreplace")
+    return (fields,), {}
+
+
+def _to_line(_logger: object, _method: str, event: _Event) -> str:
+    return f"{event.pop('level', 'info')}: {_sentence(event)}"
+
+
+def _to_priority_line(_logger: object, _method: str, event: _Event) -> str:
+    """Begin with the priority, which journald takes off again (sd-daemon(3))."""
+    return f"<{_PRIORITIES.get(event.pop('level', 'info'), 6)}>{_sentence(event)}"
+
+
+def _sentence(event: Mapping[str, Any]) -> str:
+    words = [str(event.get("event", ""))]
+    for key, value in event.items():
+        if key != "event":
+            text = _text(value)
+            quoted = isinstance(value, str) and set(text) & set(' "=')
+            words.append(f"{key}={json.dumps(text) if quoted else text}")
+    return " ".join(words)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=repr)
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Tell whether `stream` ends in journald, by what systemd says of its file (systemd.exec)."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _hide_secrets(_logger: object, _method: str, event: _Event) -> _Event:
+    """Guard against a slip (MQTT-68): nothing logs secrets on purpose."""
+    for key in event:
+        if _SECRET.search(key) and not key.endswith("_file"):
+            event[key] = "(hidden)"
+    return event
+
+
+def _name_exception(_logger: object, _method: str, event: _Event) -> _Event:
+    """Put the kind and the message of an exception in the place of its traceback."""
+    given = event.pop("exc_info", None)
+    error = given[1] if isinstance(given, tuple) else given
+    if given is True:
+        error = sys.exc_info()[1]
+    if isinstance(error, BaseException):
+        event.setdefault("error", f"{type(error).__name__}: {error}")
+    return event
+
+
+def _printable(_logger: object, _method: str, event: _Event) -> _Event:
+    """Escape what would break the line or drive the terminal; tracebacks keep their lines."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            kept = "\n" if key == "exception" else ""
+            event[key] = "".join(
+                char
+                if char.isprintable() or char == kept
+                else char.encode("unicode_escape").decode()
+                for char in value
+            )
+    return event
+
+
+class _Forward(logging.Handler):
+    """Hands what libraries log to structlog, so that there is one log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            method = getattr(structlog.get_logger(), record.levelname.lower(), None)
+            error: tuple[type[BaseException], BaseException, TracebackType | None] | None = None
+            if record.exc_info and record.exc_info[0] is not None:
+                error = record.exc_info
+            if method is not None:
+                method(LIBRARY, logger=record.name, message=record.getMessage(), exc_info=error)
+        except Exception:  # noqa: BLE001 - logging's own rule for a handler
+            self.handleError(record)
+
+
+def _take_over_logging() -> None:
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, _Forward):
+            root.removeHandler(handler)
+    root.addHandler(_Forward(logging.WARNING))
+    root.setLevel(logging.WARNING)

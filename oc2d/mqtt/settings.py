@@ -1,0 +1,222 @@
+"""What a link needs to know, as a Consumer's configuration or a Producer's options say it."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from oc2d.config import Broker, Config
+from oc2d.errors import ConfigError, Problem, StateError
+from oc2d.mqtt import topics
+
+__all__ = [
+    "PASSWORD_VARIABLE",
+    "Backoff",
+    "LinkSettings",
+    "Secret",
+    "TlsSettings",
+    "consumer_link",
+    "link_secret",
+    "load_client_id",
+    "read_secret",
+    "tls_settings",
+]
+
+#: The password of the broker account, when no file names it (MQTT-68).
+PASSWORD_VARIABLE = "OC2D_BROKER_PASSWORD"  # noqa: S105  the name of a variable, not a password
+
+#: Reads a secret anew for each connection, so that a changed file counts at the next one.
+Secret = Callable[[], "str | None"]
+
+_CLIENT_ID = re.compile(r"[0-9A-Za-z]{1,23}")
+_CLIENT_ID_LENGTH = 23
+_SMALLEST_PACKET_LIMIT = 1 << 20
+
+
+def _no_secret() -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """How to trust the broker and to show who we are (MQTT-57 to 67)."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    key_password: Secret = _no_secret
+    crl_file: Path | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Waiting between attempts: full jitter up to `first`, doubling up to `most` seconds.
+
+    Only a connection that stood for `stable` seconds starts it over: two clients that take over
+    each other's session connect successfully each time.
+    """
+
+    first: float = 1.0
+    most: float = 60.0
+    stable: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSettings:
+    """One link to one broker. Times are seconds, sizes bytes; `subscriptions` are whole filters.
+
+    `device_id` and `namespace` tell what came in on what; a Producer leaves `device_id` empty.
+    `maximum_packet_size` is what the broker is asked not to exceed.
+    """
+
+    host: str
+    port: int
+    client_id: str
+    tls: TlsSettings | None = None
+    username: str | None = None
+    password: Secret = _no_secret
+    keep_alive: int = 300
+    session_expiry: int = 86400
+    protocol: Literal["5", "3.1.1"] = "5"
+    qos: Literal[1, 2] = 1
+    message_type: Literal["rsp", "req"] = "rsp"
+    receive_maximum: int = 1000
+    maximum_packet_size: int = _SMALLEST_PACKET_LIMIT
+    subscriptions: tuple[str, ...] = ()
+    namespace: str = ""
+    device_id: str = ""
+    backoff: Backoff = Backoff()
+
+
+def tls_settings(broker: Broker) -> TlsSettings | None:
+    """Return the TLS part of `[broker]`; None when `tls = false`."""
+    if not broker.tls:
+        return None
+    name = broker.key_password_file
+    return TlsSettings(
+        ca_file=broker.ca_file,
+        cert_file=broker.cert_file,
+        key_file=broker.key_file,
+        key_password=_no_secret
+        if name is None
+        else lambda: read_secret(name, "broker.key_password_file"),
+        crl_file=broker.crl_file,
+        verify=broker.tls_verify,
+    )
+
+
+def link_secret(broker: Broker) -> Secret:
+    """Find where the password of the broker account comes from: its file, else the environment."""
+    name = broker.password_file
+    if name is None:
+        return lambda: os.environ.get(PASSWORD_VARIABLE)
+    return lambda: read_secret(name, "broker.password_file")
+
+
+def consumer_link(config: Config, profiles: Sequence[str], client_id: str) -> LinkSettings:
+    """Make the link of a Consumer that implements `profiles`.
+
+    A message somewhat larger than `limits.payload` is still let in, so that it can be answered
+    400; beyond `maximum_packet_size` the broker drops it unseen.
+    """
+    broker = config.broker
+    return LinkSettings(
+        host=broker.host,
+        port=broker.port,
+        client_id=client_id,
+        tls=tls_settings(broker),
+        username=broker.username,
+        password=link_secret(broker) if broker.username is not None else _no_secret,
+        keep_alive=broker.keep_alive,
+        session_expiry=broker.session_expiry,
+        protocol=broker.protocol,
+        qos=broker.qos,
+        maximum_packet_size=max(4 * config.limits.payload, _SMALLEST_PACKET_LIMIT),
+        subscriptions=topics.filters(
+            config.namespace, profiles, config.device_id, broker.extra_subscriptions
+        ),
+        namespace=config.namespace,
+        device_id=config.device_id,
+    )
+
+
+def read_secret(
+    name: str, path: str = "broker.password_file", environ: Mapping[str, str] = os.environ
+) -> str:
+    """Read the secret in the file `name`, or in the systemd credential of that name (MQTT-68).
+
+    A name without a slash is a credential where systemd hands any to us, else a file. One
+    newline at the end is dropped. The error names the file and `path`, the place in the
+    configuration, and never what was read. Raises ConfigError.
+    """
+    credentials = environ.get("CREDENTIALS_DIRECTORY")
+    file = Path(name)
+    if "/" not in name:
+        if credentials is not None:
+            file = Path(credentials, name)
+        elif not file.exists():
+            raise _bad_secret(
+                path,
+                f"there is no systemd credential {name!r} (no CREDENTIALS_DIRECTORY); "
+                f"set LoadCredential={name}:FILE in the unit, or give an absolute path",
+            )
+    try:
+        text = file.read_bytes().decode()
+    except OSError as error:
+        raise _bad_secret(path, f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise _bad_secret(path, f"{file} is not UTF-8 text") from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise _bad_secret(path, f"{file} is empty")
+    return text
+
+
+def _bad_secret(path: str, message: str) -> ConfigError:
+    return ConfigError((Problem(path, message),))
+
+
+def load_client_id(state_directory: Path) -> str:
+    """Return the client id of this installation, made at the first call and kept (MQTT-6 to 8).
+
+    Random, so that it reveals nothing; the broker keeps our session under it, so losing it loses
+    commands. Raises StateError.
+    """
+    file = state_directory / "client-id"
+    try:
+        if not file.exists():
+            _store(file, "".join(secrets.choice(_ALPHABET) for _ in range(_CLIENT_ID_LENGTH)))
+        text = file.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StateError(f"cannot keep the MQTT client id in {file}: {error}") from error
+    if not _CLIENT_ID.fullmatch(text):
+        raise StateError(
+            f"{file} must hold 1 to 23 letters and digits; remove it to get a new client id "
+            "(the broker then starts a new session)"
+        )
+    return text
+
+
+_ALPHABET = string.digits + string.ascii_letters
+
+
+def _store(file: Path, text: str) -> None:
+    """Write `file` so that it is there in whole, for us alone, or not at all."""
+    draft = file.with_suffix(".new")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:  # noqa: PTH123  mode at creation
+        stream.write(text + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(file)
+    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

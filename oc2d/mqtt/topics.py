@@ -1,0 +1,78 @@
+"""Topic names: what a Consumer subscribes to, what came in on what, where responses may go.
+
+Topics are compared exactly; the case of a letter is never changed (AMB-10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from oc2d.engine.ports import Channel
+
+__all__ = ["ReplyMode", "classifier", "filters", "is_level", "reply_topics"]
+
+ReplyMode = Literal["general", "producer", "both"]
+
+_LONGEST_PRODUCER = 128  # bytes (AMB-4)
+
+
+def _prefixed(namespace: str, topic: str) -> str:
+    return f"{namespace}/{topic}" if namespace else topic
+
+
+def is_level(text: str) -> bool:
+    """Tell whether `text` can stand as one topic level (MQTT-25).
+
+    Control characters and surrogates are no use to anybody and brokers may close the link on them.
+    """
+    return bool(text) and not any(c in "/+#" or not c.isprintable() for c in text)
+
+
+def filters(
+    namespace: str, profiles: Sequence[str], device_id: str, extra: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return the topic filters of a Consumer, each once (MQTT-17 to 19, 27; AMB-2)."""
+    own = (
+        "oc2/cmd/all",
+        *(f"oc2/cmd/ap/{nsid}" for nsid in profiles),
+        f"oc2/cmd/device/{device_id}",
+    )
+    return tuple(dict.fromkeys(_prefixed(namespace, topic) for topic in (*own, *extra)))
+
+
+def classifier(namespace: str, device_id: str) -> Callable[[str], tuple[Channel, str | None]]:
+    """Make a function from topic to channel and, on a profile topic, the NSID.
+
+    Whatever is not one of the three kinds of command topic came by an extra subscription: OTHER.
+    """
+    everyone = _prefixed(namespace, "oc2/cmd/all")
+    device = _prefixed(namespace, f"oc2/cmd/device/{device_id}")
+    profile = _prefixed(namespace, "oc2/cmd/ap/")
+
+    def classify(topic: str) -> tuple[Channel, str | None]:
+        if topic == everyone:
+            return Channel.ALL, None
+        if topic == device:
+            return Channel.DEVICE, None
+        nsid = topic[len(profile) :] if topic.startswith(profile) else ""
+        return (Channel.PROFILE, nsid) if is_level(nsid) else (Channel.OTHER, None)
+
+    return classify
+
+
+def reply_topics(namespace: str, mode: ReplyMode, producer: str | None) -> tuple[str, ...]:
+    """Say where a response to `producer` (`headers.from`) goes (AMB-3, AMB-4, MQTT-23).
+
+    Never anything but `oc2/rsp` and `oc2/rsp/<one legal level>`, whatever the message says. A
+    Producer that names its own response topic as `from` is understood; one whose name is no legal
+    level gets its response on `oc2/rsp`.
+    """
+    general = _prefixed(namespace, "oc2/rsp")
+    if mode == "general" or producer is None:
+        return (general,)
+    level = producer.removeprefix(f"{general}/").removeprefix("oc2/rsp/")
+    if not is_level(level) or len(level.encode()) > _LONGEST_PRODUCER:
+        return (general,)
+    own = f"{general}/{level}"
+    return (own,) if mode == "producer" else (general, own)

@@ -1,0 +1,294 @@
+"""Find the installed plugins and build the actuators that the configuration asks for.
+
+Pure but for importing the plugins: nothing is started and nothing of the host is touched, so
+`oc2d check` and `oc2d plugins` use it as the daemon does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import cast
+
+import pluggy
+
+from oc2d.actuator import Actuator, Pair
+from oc2d.config import ActuatorTable, Config
+from oc2d.errors import ConfigError, PluginError, Problem
+from oc2d.hookspecs import ENTRY_POINT_GROUP, Hooks
+from oc2d.language.vocabulary import Action, nsid_problem
+
+__all__ = [
+    "Attempt",
+    "Failure",
+    "Found",
+    "LoadedActuator",
+    "LoadedActuators",
+    "Registry",
+    "Source",
+    "discover",
+    "load_actuators",
+    "try_actuators",
+]
+
+_FIRST_PARTY = {"slpf": "oc2d-slpf", "x-log": "oc2d-log"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a plugin comes from: an entry point of an installed distribution."""
+
+    distribution: str
+    version: str
+    entry_point: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version} ({self.entry_point})"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An actuator class and who brought it."""
+
+    actuator: type[Actuator]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a plugin is not used; `profile` is known only where the class itself was fine."""
+
+    source: Source
+    reason: str
+    profile: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """What is installed: hooks in `manager`, actuator classes by profile, and what is broken."""
+
+    manager: pluggy.PluginManager
+    found: Mapping[str, Found]
+    failures: tuple[Failure, ...]
+    hooks: tuple[Source, ...]
+    """The plugins that implement hooks, registered with `manager`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedActuator:
+    """One actuator, ready to `start`: its NSID, its table (timeout) and where it comes from."""
+
+    nsid: str
+    actuator: Actuator
+    table: ActuatorTable
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedActuators:
+    """The actuators of the configuration in its order, and what of it could be done without."""
+
+    actuators: tuple[LoadedActuator, ...]
+    warnings: tuple[Problem, ...]
+
+    def __getitem__(self, nsid: str) -> LoadedActuator:
+        return next(loaded for loaded in self.actuators if loaded.nsid == nsid)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The same, before anybody decided what to do about the problems."""
+
+    loaded: LoadedActuators
+    problems: tuple[Problem, ...]
+
+
+def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
+    """Import every plugin of the entry-point group `oc2d`; a broken one becomes a `Failure`."""
+    manager = pluggy.PluginManager(ENTRY_POINT_GROUP)
+    manager.add_hookspecs(Hooks)
+    claims: dict[str, list[Found]] = {}
+    failures: list[Failure] = []
+    hooks: list[Source] = []
+    found_entries = entry_points(group=ENTRY_POINT_GROUP) if entries is None else entries
+    for entry in sorted(found_entries, key=lambda entry: (_source(entry).distribution, entry.name)):
+        source = _source(entry)
+        try:
+            classes = _classes_of(entry, manager, source)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises is its own failure
+            failures.append(Failure(source, _words(error)))
+            continue
+        if manager.has_plugin(_plugin_name(source)):
+            hooks.append(source)
+        for actuator in classes:
+            claims.setdefault(actuator.profile, []).append(Found(actuator, source))
+    found = {}
+    for profile, claimants in claims.items():
+        if len(claimants) == 1:
+            found[profile] = claimants[0]
+            continue
+        names = " and ".join(str(claimant.source) for claimant in claimants)
+        reason = f"profile {profile} is claimed by {names}: uninstall all but one"
+        failures.extend(Failure(claimant.source, reason, profile) for claimant in claimants)
+    return Registry(manager, found, tuple(failures), tuple(hooks))
+
+
+def _source(entry: EntryPoint) -> Source:
+    if entry.dist is None:
+        return Source("unknown", "unknown", entry.name)
+    return Source(entry.dist.name, entry.dist.version, entry.name)
+
+
+def _plugin_name(source: Source) -> str:
+    return f"{source.distribution}:{source.entry_point}"
+
+
+def _words(error: BaseException) -> str:
+    """Our own errors speak for themselves; of others the kind tells most."""
+    if isinstance(error, PluginError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _classes_of(
+    entry: EntryPoint, manager: pluggy.PluginManager, source: Source
+) -> Sequence[type[Actuator]]:
+    """Load one entry point: an actuator class, or a pluggy plugin that may contribute some."""
+    plugin = entry.load()
+    if isinstance(plugin, type) and issubclass(plugin, Actuator):
+        return (_complete(plugin),)
+    return [_complete(actuator) for actuator in _register(plugin, manager, _plugin_name(source))]
+
+
+def _complete(actuator: object) -> type[Actuator]:
+    if not (isinstance(actuator, type) and issubclass(actuator, Actuator)):
+        raise PluginError(f"oc2d_actuators returned {actuator!r}, which is no Actuator class")
+    if not hasattr(actuator, "profile"):
+        raise PluginError(f"{actuator.__qualname__} names no profile")
+    return actuator
+
+
+def _register(plugin: object, manager: pluggy.PluginManager, name: str) -> Sequence[object]:
+    """Register a plugin's hooks, all or none, and ask it for its actuator classes."""
+    try:
+        manager.register(plugin, name=name)
+        manager.check_pending()
+        callers = manager.get_hookcallers(plugin)
+        contributed = [
+            cast(Iterable[object], implementation.function())
+            for implementation in manager.hook.oc2d_actuators.get_hookimpls()
+            if implementation.plugin is plugin
+        ]
+    except BaseException:
+        if manager.has_plugin(name):
+            manager.unregister(plugin)
+        raise
+    if not callers:
+        manager.unregister(plugin)
+        raise PluginError("is neither an Actuator class nor an object with hookimpls")
+    return [actuator for actuators in contributed for actuator in actuators]
+
+
+def load_actuators(config: Config, registry: Registry) -> LoadedActuators:
+    """Build the actuators of every enabled table; raise `ConfigError` with all problems."""
+    attempt = try_actuators(config.actuators, config.policy.order, registry)
+    if attempt.problems:
+        raise ConfigError(attempt.problems)
+    return attempt.loaded
+
+
+def try_actuators(
+    tables: Mapping[str, ActuatorTable], order: Sequence[str], registry: Registry
+) -> Attempt:
+    """Build what can be built and report the rest; never raises for a plugin's mistake.
+
+    Problems of a table with `required = false` are warnings. `order` (`policy.order`) may name
+    NSIDs in service and configured tables.
+    """
+    loaded: dict[str, LoadedActuator] = {}
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    for table in tables.values():
+        if not table.enabled:
+            continue
+        try:
+            loaded |= _load_table(table, registry, loaded)
+        except ConfigError as error:
+            (problems if table.required else warnings).extend(error.problems)
+    problems.extend(
+        Problem("policy.order", f"there is no actuator {name}{_nearest(name, (*loaded, *tables))}")
+        for name in order
+        if name not in loaded and name not in tables
+    )
+    return Attempt(LoadedActuators(tuple(loaded.values()), tuple(warnings)), tuple(problems))
+
+
+def _load_table(
+    table: ActuatorTable, registry: Registry, others: Mapping[str, LoadedActuator]
+) -> dict[str, LoadedActuator]:
+    path = f"actuators.{table.name}"
+    found = registry.found.get(table.name)
+    if found is None:
+        raise ConfigError((Problem(path, _why_absent(table.name, registry)),))
+    try:
+        options = found.actuator.parse_config(table.options)
+        actuators = found.actuator.create(options)
+        broken = [problem for actuator in actuators for problem in _broken(actuator)]
+    except ConfigError as error:
+        raise ConfigError(
+            tuple(
+                Problem(f"{path}.{problem.path}" if problem.path else path, problem.message)
+                for problem in error.problems
+            )
+        ) from None
+    except Exception as error:
+        message = f"the plugin {found.source} failed on this table: {_words(error)}"
+        raise ConfigError((Problem(path, message),)) from error
+    loaded: dict[str, LoadedActuator] = {}
+    for actuator in actuators:
+        nsid = actuator.profile
+        if other := others.get(nsid) or loaded.get(nsid):
+            broken.append(f"{nsid} is served by [actuators.{other.table.name}] already")
+        loaded[nsid] = LoadedActuator(nsid, actuator, table, found.source)
+    if broken:
+        raise ConfigError(tuple(Problem(path, message) for message in broken))
+    return loaded
+
+
+def _broken(actuator: Actuator) -> list[str]:
+    """Check what a plugin computes itself, and `Actuator` could not check in the class."""
+    if problem := nsid_problem(actuator.profile):
+        return [problem]
+    pairs: Iterable[object] = actuator.supported_pairs()
+    return [
+        f"the plugin declares a pair that is none: {pair!r}"
+        for pair in pairs
+        # LANG-13: the list of actions is closed.
+        if not (isinstance(pair, Pair) and pair.action in set(Action))
+    ]
+
+
+def _why_absent(name: str, registry: Registry) -> str:
+    """Say why no plugin serves a table: broken, misspelt, or not installed."""
+    for failure in registry.failures:
+        likely = {failure.profile, failure.source.entry_point, f"x-{failure.source.entry_point}"}
+        if name in likely:
+            return f"its plugin {failure.source} cannot be used: {failure.reason}"
+    if nearest := _nearest(name, registry.found):
+        return f"no plugin serves this profile{nearest}"
+    hint = (
+        f"no plugin serves this profile: install one (first-party: oc2d-{name.removeprefix('x-')})"
+    )
+    if problem := nsid_problem(name):
+        hint = f"no plugin can serve this profile: {problem}"
+    if registry.failures:
+        hint += "; some plugins did not load, see `oc2d plugins`"
+    return hint
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - needed for mistakes only
+
+    near = get_close_matches(name, list(names), 1)
+    return f"; did you mean {near[0]}?" if near else ""

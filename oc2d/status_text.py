@@ -1,0 +1,99 @@
+"""`oc2d status` for people: the daemon's snapshot as text.
+
+The snapshot is a JSON object (`daemon.Daemon.snapshot`): first the plain members, then each nested
+one under its name. Members that are called like a moment are shown as one, be they seconds or
+milliseconds since the epoch.
+
+A list of objects becomes a table with a column for each member. What came from Producers is
+escaped where it could drive the terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+__all__ = ["render"]
+
+#: Members that are moments, wherever they stand.
+_MOMENTS = frozenset(
+    {"at", "created", "next_attempt", "received", "since", "start_time", "started", "stop_time"}
+)
+_SECONDS = 10**9  # what is smaller is a counter of the same name
+_MILLISECONDS = 10**11
+
+
+def render(snapshot: Mapping[str, Any]) -> str:
+    """Write the snapshot as indented text, sections in the order of the snapshot."""
+    return "\n".join(_lines(snapshot)) + "\n"
+
+
+def _lines(members: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    plain = {key: value for key, value in members.items() if not _is_nested(value)}
+    width = max((len(_escaped(key)) for key in plain), default=0) + 1
+    for key, value in plain.items():
+        yield f"{indent}{_escaped(key) + ':':<{width}} {_text(key, value)}"
+    for key, value in members.items():
+        if key in plain:
+            continue
+        if not indent:
+            yield ""
+        yield f"{indent}{_escaped(key)}:"
+        if isinstance(value, Mapping):
+            yield from _lines(value, indent + "  ")
+        elif all(isinstance(row, Mapping) for row in value):
+            yield from _table(value, indent + "  ")
+        else:
+            yield from (f"{indent}  {_text(key, item)}" for item in value)
+
+
+def _is_nested(value: object) -> bool:
+    """Tell what gets lines of its own: members, tables, and lists of sentences."""
+    if isinstance(value, Mapping):
+        return bool(value)
+    return isinstance(value, list) and any(
+        isinstance(item, Mapping) or (isinstance(item, str) and " " in item) for item in value
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]], indent: str) -> Iterator[str]:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[_text(key, row.get(key)) for key in columns] for row in rows]
+    heads = [_escaped(key) for key in columns]
+    widths = [max(len(line[at]) for line in [heads, *cells]) for at in range(len(columns))]
+    for line in [heads, *cells]:
+        padded = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        yield (indent + "  ".join(padded)).rstrip()
+
+
+def _text(key: str, value: object) -> str:
+    if value is None or value in ({}, [], ""):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        return _number(key, value)
+    if isinstance(value, list):
+        return ", ".join(_text(key, item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_escaped(name)} {_text(name, item)}" for name, item in value.items())
+    return _escaped(str(value))
+
+
+def _number(key: str, value: float) -> str:
+    if key in _MOMENTS and value >= _SECONDS:
+        seconds = value / 1000 if value >= _MILLISECONDS else value
+        # A window may end beyond the calendar.
+        with contextlib.suppress(OverflowError, OSError, ValueError):
+            return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return str(round(value, 3))
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
