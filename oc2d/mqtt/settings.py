@@ -73,7 +73,9 @@ class LinkSettings:
     """One link to one broker. Times are seconds, sizes bytes; `subscriptions` are whole filters.
 
     `device_id` and `namespace` tell what came in on what; a Producer leaves `device_id` empty.
-    `maximum_packet_size` is what the broker is asked not to exceed.
+    `maximum_packet_size` is what the broker is asked not to exceed. `connect_timeout` is for each
+    address; `answer_timeout` is how long CONNACK, SUBACK and PINGRESP may
+    take; `retry_after` when to publish again what the broker had no room for.
     """
 
     host: str
@@ -93,6 +95,9 @@ class LinkSettings:
     namespace: str = ""
     device_id: str = ""
     backoff: Backoff = Backoff()
+    connect_timeout: float = 10.0
+    answer_timeout: float = 20.0
+    retry_after: float = 10.0
 
 
 def tls_settings(broker: Broker) -> TlsSettings | None:

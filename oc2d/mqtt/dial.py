@@ -1,0 +1,113 @@
+"""Reaching the broker: resolve, connect, TLS, on a thread that lives just as long.
+
+The network thread must never wait for a name server or a handshake.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from oc2d.errors import Oc2dError
+from oc2d.mqtt import events
+from oc2d.mqtt.settings import LinkSettings
+from oc2d.mqtt.status import Address
+from oc2d.mqtt.tls import make_context
+
+__all__ = ["Dial"]
+
+_log = structlog.get_logger("oc2d.mqtt")
+
+
+class Dial(threading.Thread):
+    """One attempt to reach the broker at any of its addresses.
+
+    `changing` is called with all of them before the first connect, and waited for. At the end
+    `done` is called with this object, on this thread: `sock` is the connected socket and
+    `password` the broker password as it is now, or `error` says why not.
+    """
+
+    def __init__(
+        self,
+        settings: LinkSettings,
+        changing: Callable[[Sequence[Address]], None],
+        done: Callable[[Dial], None],
+    ) -> None:
+        super().__init__(name="oc2d-dial", daemon=True)
+        self.settings = settings
+        self.sock: socket.socket | None = None
+        self.address: Address | None = None
+        self.password: str | None = None
+        self.error: str | None = None
+        self._changing = changing
+        self._done = done
+        self._abandoned = False
+
+    def abandon(self) -> None:
+        """Give up as soon as can be; what was reached is closed."""
+        self._abandoned = True
+
+    def close(self) -> None:
+        """Close the socket that nobody wants."""
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+
+    def run(self) -> None:
+        """Try; never raises."""
+        try:
+            self._reach()
+        except (OSError, Oc2dError, UnicodeError) as error:
+            self.error = _describe(error)
+        except Exception:  # noqa: BLE001  the caller waits for an answer
+            _log.exception(events.LOOP_ERROR, where="dial")
+            self.error = "internal error"
+        if self._abandoned:
+            self.close()
+        self._done(self)
+
+    def _reach(self) -> None:
+        settings = self.settings
+        self.password = settings.password()
+        context = None if settings.tls is None else make_context(settings.tls)
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+        addresses = {info[4][:2]: info for info in found}
+        self._changing(tuple(Address(str(host), int(port)) for host, port in addresses))
+        failures = []
+        for (host, port), (family, kind, protocol, _, target) in addresses.items():
+            if self._abandoned:
+                return
+            address = Address(str(host), int(port))
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(settings.connect_timeout)
+                sock.connect(target)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if context is not None:
+                    sock = context.wrap_socket(sock, server_hostname=settings.host)
+            except OSError as error:
+                sock.close()
+                failures.append(f"{address}: {_describe(error)}")
+                continue
+            except BaseException:
+                sock.close()
+                raise
+            self.sock, self.address = sock, address
+            return
+        self.error = "; ".join(failures)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the broker's certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}"
+    if isinstance(error, socket.gaierror):
+        return f"cannot resolve the broker's name: {error.strerror}"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,229 @@
+"""What several parts of the suite need: a real broker, certificates, waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import ipaddress
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_START_TIME = 10.0
+KEY_PASSWORD = "correct horse"
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that was free just now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Broker:
+    """A mosquitto of our own on 127.0.0.1; `options` are lines of its configuration.
+
+    The port stays the same over restarts. With `persistent`, sessions outlive `stop` and, as it
+    saves at each change, mostly `kill`.
+    """
+
+    def __init__(self, directory: Path, *options: str, persistent: bool = False) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.log = directory / "mosquitto.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+        self._binary = shutil.which("mosquitto", path=path)
+        lines = [f"listener {self.port} 127.0.0.1", *options]
+        if not any(line.startswith("allow_anonymous") for line in options):
+            lines.append("allow_anonymous true")
+        if persistent:
+            lines += ["persistence true", f"persistence_location {directory}/"]
+            lines += ["autosave_on_changes true", "autosave_interval 1"]
+        if os.geteuid() == 0:
+            lines.append("user root")  # else it cannot read what the test wrote
+        (directory / "mosquitto.conf").write_text("\n".join(lines) + "\n")
+
+    def start(self) -> Broker:
+        if self._binary is None:
+            pytest.skip("mosquitto is not installed")
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binary, "-v", "-c", str(self.directory / "mosquitto.conf")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + _START_TIME
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return self
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"mosquitto did not start:\n{self.log.read_text()}")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End it in order."""
+        self._end(lambda process: process.terminate())
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._end(lambda process: process.kill())
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        if self._process is not None:
+            how(self._process)
+            self._process.wait(10)
+            self._process = None
+
+
+@pytest.fixture
+def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
+    """A function that starts a Broker; its arguments are those of the class after the directory."""
+    brokers: list[Broker] = []
+
+    def make(*options: str, persistent: bool = False) -> Broker:
+        directory = tmp_path / f"broker{len(brokers)}"
+        directory.mkdir()
+        brokers.append(Broker(directory, *options, persistent=persistent))
+        return brokers[-1].start()
+
+    yield make
+    for broker in brokers:
+        broker.kill()
+
+
+@pytest.fixture
+def broker(make_broker: Callable[..., Broker]) -> Broker:
+    """A plain broker: no TLS, everybody may do everything."""
+    return make_broker()
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Files of a small certificate authority; `key_password` opens `client_locked_key`."""
+
+    directory: Path
+    key_password: str = KEY_PASSWORD
+
+    @property
+    def ca(self) -> Path:
+        return self.directory / "ca.crt"
+
+    def cert(self, name: str) -> Path:
+        return self.directory / f"{name}.crt"
+
+    def key(self, name: str) -> Path:
+        return self.directory / f"{name}.key"
+
+    @property
+    def client_locked_key(self) -> Path:
+        return self.directory / "client.locked.key"
+
+    @property
+    def crl_none(self) -> Path:
+        """Nothing is revoked."""
+        return self.directory / "none.crl"
+
+    @property
+    def crl_server(self) -> Path:
+        """The certificate of `server` is revoked."""
+        return self.directory / "server.crl"
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates: `ca`, `server` (localhost, 127.0.0.1), `elsewhere` (another name), `client`,
+    `other_ca` and `stranger` (localhost, signed by it)."""
+    made = Certificates(tmp_path_factory.mktemp("certificates"))
+    authority = _issue(made, "ca", None, ())
+    _issue(made, "server", authority, ("localhost", "127.0.0.1"))
+    _issue(made, "elsewhere", authority, ("broker.example.org",))
+    key, _ = _issue(made, "client", authority, ())
+    other = _issue(made, "other_ca", None, ())
+    _issue(made, "stranger", other, ("localhost", "127.0.0.1"))
+    made.client_locked_key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(KEY_PASSWORD.encode()),
+        )
+    )
+    server = x509.load_pem_x509_certificate(made.cert("server").read_bytes())
+    made.crl_none.write_bytes(_revoke(authority))
+    made.crl_server.write_bytes(_revoke(authority, server.serial_number))
+    return made
+
+
+_Identity = tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
+
+
+def _issue(
+    made: Certificates, name: str, authority: _Identity | None, hosts: tuple[str, ...]
+) -> _Identity:
+    now = dt.datetime.now(dt.timezone.utc)
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    issuer = subject if authority is None else authority[1].subject
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=authority is None, path_length=None), critical=True)
+    )
+    if authority is not None:
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    if hosts:
+        names = [_general_name(host) for host in hosts]
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    certificate = builder.sign(key if authority is None else authority[0], hashes.SHA256())
+    made.cert(name).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    made.key(name).write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return key, certificate
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _revoke(authority: _Identity, *serials: int) -> bytes:
+    now = dt.datetime.now(dt.timezone.utc)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority[1].subject)
+        .last_update(now - dt.timedelta(hours=1))
+        .next_update(now + dt.timedelta(days=1))
+    )
+    for serial in serials:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(authority[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
