@@ -45,9 +45,7 @@ class _Specifiers(msgspec.Struct, frozen=True):
     ) = msgspec.UNSET
 
 
-def checked(
-    tree: Tree, encoding: Encoding, warn: Callable[[str], None] = lambda _: None
-) -> Tree:
+def checked(tree: Tree, encoding: Encoding, warn: Callable[[str], None] = lambda _: None) -> Tree:
     """Check a command, and give it as it goes out: the target in its canonical form.
 
     `tree` is JSON, whatever `encoding` it goes out in. `warn` hears what is odd but legal. Raises
@@ -102,7 +100,9 @@ def _only_response(command: OpenC2Command, *allowed: ResponseType) -> bool:
 def _extended_args(command: OpenC2Command, _: Callable[[str], None]) -> None:
     if command.args and command.args.unknown:
         names = ", ".join(map(repr, command.args.unknown))
-        raise UsageError(f"no argument {names}: further ones belong to a profile (--arg NSID.NAME=…)")
+        raise UsageError(
+            f"no argument {names}: further ones belong to a profile (--arg NSID.NAME=…)"
+        )
 
 
 def _query(command: OpenC2Command, _: Callable[[str], None]) -> None:

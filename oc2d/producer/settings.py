@@ -58,9 +58,7 @@ def load_settings(file: Path | None, options: Mapping[str, Any]) -> ProducerSett
         problems += [_with_hint(problem) for problem in findings.problems]
         raise ConfigError(tuple(problems))
     config = findings.config
-    return ProducerSettings(
-        broker=config.broker, sender=config.sender, namespace=config.namespace
-    )
+    return ProducerSettings(broker=config.broker, sender=config.sender, namespace=config.namespace)
 
 
 def _overlay(tree: dict[str, Any], broker: dict[str, Any], options: Mapping[str, Any]) -> None:
@@ -71,13 +69,17 @@ def _overlay(tree: dict[str, Any], broker: dict[str, Any], options: Mapping[str,
             broker.pop(name, None)
     for path, value in options.items():
         section, _, name = path.rpartition(".")
-        (broker if section else tree)[name] = str(value.absolute()) if isinstance(value, Path) else value
+        (broker if section else tree)[name] = (
+            str(value.absolute()) if isinstance(value, Path) else value
+        )
     tree["broker"] = broker
 
 
 def _with_hint(problem: Problem) -> Problem:
     if problem.path == "broker.host" and problem.message == "is required":
-        return Problem(problem.path, f"is required: give --broker HOST, or set it in {DEFAULT_FILE}")
+        return Problem(
+            problem.path, f"is required: give --broker HOST, or set it in {DEFAULT_FILE}"
+        )
     return problem
 
 

@@ -40,7 +40,9 @@ def reply_line(reply: Reply) -> str:
     lines: list[str] = []
     if isinstance(results, dict):
         parts += [_own(name, own) for name, own in results.items() if name not in _FEATURES]
-        lines = [f"    {name:<10}  {_feature(results[name])}" for name in _FEATURES if name in results]
+        lines = [
+            f"    {name:<10}  {_feature(results[name])}" for name in _FEATURES if name in results
+        ]
     elif results is not None:
         parts.append(to_json(results))
     return "\n".join(map(printable, ("  ".join(parts), *lines)))
