@@ -17,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-__all__ = ["Findings", "inspect", "load"]
+__all__ = ["Findings", "inspect", "inspect_tree", "load", "read_toml"]
 
 _ACTUATOR = "actuators.<nsid>"
 _TLS_KEYS = ("ca_file", "cert_file", "key_file", "key_password_file", "crl_file", "tls_verify")
@@ -53,13 +53,19 @@ def load(path: Path) -> Config:
 def inspect(path: Path) -> Findings:
     """Read the file and report what is right and what is wrong with it; never raises."""
     try:
-        tree = _read(path)
+        tree = read_toml(path)
     except ConfigError as error:
         return Findings(problems=error.problems)
-    return _Reader(path.absolute().parent).read(tree)
+    return inspect_tree(tree, path.absolute().parent)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def inspect_tree(tree: Mapping[str, Any], base: Path) -> Findings:
+    """Report what is right and wrong with this tree; relative paths in it begin at `base`."""
+    return _Reader(base).read(tree)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raise `ConfigError` when it cannot be read or is none."""
     try:
         tree: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
