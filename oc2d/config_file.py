@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from oc2d.config import ActuatorTable, Broker, Config, State
-from oc2d.config_keys import KEYS, SECTIONS, Key, found
+from oc2d.config_keys import KEYS, SECTIONS, Key
+from oc2d.config_kinds import found
 from oc2d.errors import ConfigError, Problem
 
 if sys.version_info >= (3, 11):

@@ -10,22 +10,25 @@ from typing import Any, Literal
 from oc2d.actuator import Pair
 from oc2d.config import ActuatorTable
 from oc2d.config_file import Findings, inspect
-from oc2d.plugins import Attempt, Failure, Registry, Source, discover, try_actuators
+from oc2d.plugins import Attempt, Failure, Registry, discover, try_actuators
 
 __all__ = ["PluginRow", "as_json", "list_plugins", "render"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginRow:
-    """One profile, one plugin of hooks only (`profile` is None), or one that did not load."""
+    """One profile, one plugin of hooks only (`profile` is None), or one that did not load.
+
+    A table that no plugin serves has no `distribution`.
+    """
 
     profile: str | None
     state: Literal["on", "off", "failed"]
     reason: str = ""
     pairs: Mapping[str, tuple[str, ...]]
-    distribution: str
-    version: str
-    entry_point: str
+    distribution: str | None = None
+    version: str | None = None
+    entry_point: str | None = None
 
 
 def list_plugins(config: Path, registry: Registry | None = None) -> list[PluginRow]:
@@ -34,6 +37,7 @@ def list_plugins(config: Path, registry: Registry | None = None) -> list[PluginR
     findings = inspect(config)
     attempt = try_actuators(findings.actuators, (), registry)
     rows = [*_profiles(registry, findings, attempt), *map(_failed, registry.failures)]
+    rows += _unserved(registry, findings, attempt)
     shown = {(row.distribution, row.entry_point) for row in rows}
     rows += [
         PluginRow(profile=None, state="on", pairs={}, **asdict(source))
@@ -63,6 +67,13 @@ def _profiles(registry: Registry, findings: Findings, attempt: Attempt) -> Itera
             pairs=_default_pairs(profile, registry),
             **asdict(found.source),
         )
+
+
+def _unserved(registry: Registry, findings: Findings, attempt: Attempt) -> Iterator[PluginRow]:
+    for table in findings.actuators.values():
+        if table.enabled and table.name not in registry.found:
+            state, reason = _why_not(table.name, findings, attempt)
+            yield PluginRow(profile=table.name, state=state, reason=reason, pairs={})
 
 
 def _failed(failure: Failure) -> PluginRow:
@@ -111,10 +122,9 @@ def render(rows: Iterable[PluginRow]) -> str:
     blocks = []
     for row in rows:
         reason = f" ({row.reason})" if row.reason else ""
-        lines = [
-            f"{row.profile or '-'}: {row.state}{reason}",
-            f"  from {Source(row.distribution, row.version, row.entry_point)}",
-        ]
+        lines = [f"{row.profile or '-'}: {row.state}{reason}"]
+        if row.distribution is not None:
+            lines.append(f"  from {row.distribution} {row.version} ({row.entry_point})")
         lines += [f"  {action}: {', '.join(targets)}" for action, targets in row.pairs.items()]
         blocks.append("\n".join(lines))
     return "\n".join(blocks) or "no plugins installed"

@@ -275,15 +275,13 @@ def _why_absent(name: str, registry: Registry) -> str:
         likely = {failure.profile, failure.source.entry_point, f"x-{failure.source.entry_point}"}
         if name in likely:
             return f"its plugin {failure.source} cannot be used: {failure.reason}"
-    if nearest := _nearest(name, registry.found):
-        return f"no plugin serves this profile{nearest}"
     package = _FIRST_PARTY.get(name, f"the distribution that brings {name}")
     hint = f"no plugin serves this profile: install {package}, for instance with pip"
     if problem := nsid_problem(name):
         hint = f"no plugin can serve this profile: {problem}"
-    if registry.failures:
-        hint += "; some plugins did not load, see `oc2d plugins`"
-    return hint
+    if nearest := _nearest(name, registry.found):
+        return hint + nearest
+    return f"{hint}; some plugins did not load, see `oc2d plugins`" if registry.failures else hint
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -209,6 +209,15 @@ def test_a_table_that_is_off_or_wrong_shows_in_plugins(oc2d, write, table, state
     assert words in row["reason"]
 
 
+def test_a_table_that_no_plugin_serves_shows_in_plugins(oc2d, write):
+    path = write(CONFIG + "[actuators.x-gone]\nrequired = false\n")
+    done = oc2d("plugins", "--json", "--config", path)
+    (row,) = [row for row in json.loads(done.stdout) if row["profile"] == "x-gone"]
+    assert (row["state"], row["distribution"]) == ("failed", None)
+    assert "install the distribution that brings x-gone" in row["reason"]
+    assert "x-gone: failed (actuators.x-gone: no plugin" in oc2d("plugins", "--config", path).stdout
+
+
 def test_plugins_are_listed_without_a_configuration_too(oc2d, tmp_path):
     done = oc2d("plugins", "--config", tmp_path / "none")
     assert done.returncode == 0

@@ -15,7 +15,7 @@ def test_the_reference_has_every_key_with_value_default_and_meaning(root, key):
 
 
 def test_the_reference_has_no_other_keys(root):
-    rows = re.findall(r"^\| `(\w+)` \|", (root / "docs/configuration.md").read_text(), re.M)
+    rows = re.findall(r"^\| `(\w+)` \|", (root / "docs/configuration.md").read_text(), re.MULTILINE)
     assert rows == [key.name for key in KEYS]
 
 
@@ -43,9 +43,9 @@ def test_the_installed_file_loads_when_the_host_and_the_device_are_named(root, w
 
 def test_the_installed_file_shows_every_key_with_a_legal_value(root, write):
     text = (root / "etc/oc2d.toml").read_text()
-    shown = re.sub(r"^# (\w+ = |\[actuators)", r"\1", text, flags=re.M)
+    shown = re.sub(r"^# (\w+ = |\[actuators)", r"\1", text, flags=re.MULTILINE)
     # The keys that go with each actuator stand above the first table of one.
-    loose = re.findall(r"^(?:enabled|required|timeout) = .*\n", shown, re.M)
+    loose = re.findall(r"^(?:enabled|required|timeout) = .*\n", shown, re.MULTILINE)
     for line in loose:
         shown = shown.replace(line, "")
     shown = shown.replace("[actuators.slpf]", "[actuators.slpf]\n" + "".join(loose))
@@ -53,12 +53,12 @@ def test_the_installed_file_shows_every_key_with_a_legal_value(root, write):
     assert config.actuators["slpf"].options == {}
     assert set(config.actuators["x-log"].options) == {"profiles", "pairs"}
     for key in KEYS:
-        assert re.search(rf"^# {key.name} = ", text, re.M), key.path
+        assert re.search(rf"^# {key.name} = ", text, re.MULTILINE), key.path
 
 
 @pytest.mark.parametrize("key", [k for k in KEYS if not k.required], ids=lambda key: key.path)
-def test_the_defaults_in_the_installed_file_are_the_real_ones(root, write, key):
-    line = re.search(rf"^# {key.name} = (\S+)", (root / "etc/oc2d.toml").read_text(), re.M)
+def test_the_defaults_in_the_installed_file_are_the_real_ones(root, key):
+    line = re.search(rf"^# {key.name} = (\S+)", (root / "etc/oc2d.toml").read_text(), re.MULTILINE)
     if key.default in ("true", "false") or key.default.isdigit():
         assert line
         assert line[1] == key.default
