@@ -200,6 +200,10 @@ class Link(paho.Client):
         self._at = 0
         if size:
             self.last_received = time.monotonic()
+            # a broker without TCP_NODELAY holds the next packet back until this one is
+            # acknowledged, which the kernel would put off by 40 ms; it forgets the option each time
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def packets(self, most: int) -> list[Packet]:
         """Decode up to `most` packets of what was read; raises LinkLost on a malformed one."""
