@@ -13,9 +13,9 @@ from ipaddress import ip_address, ip_network
 from types import SimpleNamespace
 
 import pytest
-from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
 
 from oc2d.actuator import Endpoint
+from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
 
 pytestmark = [pytest.mark.root, pytest.mark.req("SLPF-14", "SLPF-31", "SLPF-38")]
 
