@@ -402,7 +402,7 @@ def walled(world, bench):
             do=lambda *args, **kwargs: world.wall.run(
                 actuator.execute, make_command(*args, **kwargs)
             ),
-            run=lambda function, *args: world.wall.run(function, *args),
+            run=world.wall.run,
         )
 
     yield start

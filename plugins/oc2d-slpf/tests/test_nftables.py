@@ -90,6 +90,7 @@ def test_the_table_stays_at_stop_and_is_replaced_at_start(namespace, bench, comm
 
 NOBODY = """
 import os
+from oc2d.errors import StateError
 from oc2d_slpf.nftables import Nftables
 os.setgid(65534)
 os.setuid(65534)
