@@ -190,8 +190,8 @@ class Slpf(Actuator):
         store = self._opened
         self.check(command)
         held = store.by_key(command.key)
-        if held is not None and held.state is State.RESERVED:
-            number = held.rule.number
+        if held is not None:
+            number = held.rule.number  # reserved: a key that has run does not come here again
         elif command.reserved is not None:
             number = command.reserved.rule_number
             raise Failed(f"{NOT_UPDATED}: rule {number} was deleted before its start")
@@ -203,7 +203,7 @@ class Slpf(Actuator):
             open_ = self._guard.stays_open(language.match_of(command.target))
             texts += [f"stays open: {', '.join(open_)}"] if open_ else []
         outcome = Outcome(StatusCode.OK, "; ".join(texts) or None, number)
-        store.add(entry)
+        store.add(entry, held)
         store.remember(command.key, outcome, persistent=entry.persistent)
         self._firewall.tiers.add(entry.rule, self._change)
         return _response(outcome)

@@ -97,6 +97,8 @@ class Store:
         self._leaving: dict[int, bool] = {}
         self._unreserved: list[Entry] = []
         self._answered: list[str] = []
+        self._next = FIRST_AUTOMATIC
+        self._numbered = False
         try:
             self._reconcile(boot_id)
         except StoreError as error:
@@ -120,6 +122,8 @@ class Store:
             for file in files:
                 file.execute("BEGIN IMMEDIATE")
             yield
+            if self._numbered:
+                self._keep_next()
             for file in files:
                 file.execute("COMMIT")
         except BaseException:
@@ -176,21 +180,19 @@ class Store:
 
     def automatic(self) -> int:
         """Return the next automatic number: below all before it, and of no deleted rule."""
-        number = min(self._next(file) for file in self._files.values())
+        number = self._next
         spent = "SELECT 1 FROM spent WHERE number = ?"
         while self.by_number(number) or self._main.execute(spent, (number,)).fetchone():
             number -= 1
-        # in both: the runtime file may be committed alone, and does not survive a reboot
-        for file in self._files.values():
-            file.execute("REPLACE INTO meta VALUES ('next', ?)", (number - 1,))
-        self._main.execute("DELETE FROM spent WHERE number >= ?", (number,))
+        # a rollback does not undo this: a gap does no harm
+        self._next = number - 1
+        self._numbered = True
         return number
 
-    def add(self, entry: Entry) -> None:
-        """Intend a rule; a reservation of its key is used up."""
-        held = self.by_key(entry.key)
-        if held is not None:
-            self._unreserve(held)
+    def add(self, entry: Entry, reservation: Entry | None = None) -> None:
+        """Intend a rule; the reservation that was made for it is used up."""
+        if reservation is not None:
+            self._unreserve(reservation)
         self._insert(entry)
         self._coming[entry.rule.number] = entry.persistent
 
@@ -293,6 +295,16 @@ class Store:
             self._main.executemany("DELETE FROM rule WHERE key = ?", kept)
             for file in self._files.values():
                 file.execute("DELETE FROM rule WHERE state = ?", (State.LEAVING,))
+                query = "SELECT value FROM meta WHERE name = 'next'"
+                if row := file.execute(query).fetchone():
+                    self._next = min(self._next, row[0])
+
+    def _keep_next(self) -> None:
+        """In both files: the runtime one may be committed alone, and does not survive a reboot."""
+        for file in self._files.values():
+            file.execute("REPLACE INTO meta VALUES ('next', ?)", (self._next,))
+        self._main.execute("DELETE FROM spent WHERE number > ?", (self._next,))
+        self._numbered = False
 
     def _find(self, column: str, value: object) -> Entry | None:
         query = f"SELECT {_COLUMNS} FROM rule WHERE {column} = ?"  # noqa: S608 - constants
@@ -322,11 +334,6 @@ class Store:
 
     def _forget_batch(self) -> None:
         self._coming, self._leaving, self._unreserved, self._answered = {}, {}, [], []
-
-    @staticmethod
-    def _next(file: sqlite3.Connection) -> int:
-        row = file.execute("SELECT value FROM meta WHERE name = 'next'").fetchone()
-        return int(row[0]) if row else FIRST_AUTOMATIC
 
 
 def _entry(row: tuple, *, persistent: bool) -> Entry:  # type: ignore[type-arg]  # a row of _COLUMNS

@@ -17,17 +17,17 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+
+from oc2d.actuator import Command, Context
+from oc2d.language.targets import IPv4Connection, IPv6Connection
+from oc2d.language.values import IPv4Net, IPv6Net
+from oc2d.language.vocabulary import Action, L4Protocol
 from oc2d_slpf import Slpf
 from oc2d_slpf.backend import BackendError, Permit, Unpermit
 from oc2d_slpf.language import Args
 from oc2d_slpf.rules import PORT_PROTOCOLS, Direction, Verdict, encode
 from oc2d_slpf.specifiers import Specifiers
 from oc2d_slpf.tiers import AddKeys, DropKeys, DropSet, DropTier, Fill, MakeSet, MakeTier, Order
-
-from oc2d.actuator import Command, Context
-from oc2d.language.targets import IPv4Connection, IPv6Connection
-from oc2d.language.values import IPv4Net, IPv6Net
-from oc2d.language.vocabulary import Action, L4Protocol
 
 _keys = itertools.count(1)
 LISTS = {
@@ -145,7 +145,7 @@ class Paper:
     def remove(self):
         self._clear()
 
-    def _do(self, steps):  # noqa: C901, PLR0912 - one case an operation
+    def _do(self, steps):  # noqa: C901 - one case an operation
         for step in steps:
             match step:
                 case MakeTier(tier):
@@ -402,7 +402,7 @@ def walled(world, bench):
             do=lambda *args, **kwargs: world.wall.run(
                 actuator.execute, make_command(*args, **kwargs)
             ),
-            run=lambda function, *args: world.wall.run(function, *args),
+            run=world.wall.run,
         )
 
     yield start

@@ -13,9 +13,10 @@ from ipaddress import ip_address, ip_network
 from types import SimpleNamespace
 
 import pytest
-from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
 
 from oc2d.actuator import Endpoint
+from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
+from oc2d_slpf.tiers import Change
 
 pytestmark = [pytest.mark.root, pytest.mark.req("SLPF-14", "SLPF-31", "SLPF-38")]
 
@@ -104,7 +105,7 @@ SHUT = dict.fromkeys(OPEN, False)
 )
 @pytest.mark.parametrize("how", ["none", "reject"])
 @pytest.mark.parametrize("kind", ["net", "connection"])
-def test_a_deny_stops_what_its_direction_says_and_its_delete_lets_it_pass(
+def test_a_deny_stops_what_its_direction_says_and_its_delete_lets_it_pass(  # noqa: PLR0917 - parametrized
     walled, paths, version, direction, passing, how, kind
 ):
     wall = walled()
@@ -408,95 +409,104 @@ def _seen(text):
     return found
 
 
-@pytest.mark.req("SLPF-29", "AMB-39")
-@pytest.mark.parametrize("seed", range(3))
-def test_real_packets_fare_as_in_the_rule_list_read_one_by_one(walled, world, model, seed):
-    rnd = random.Random(seed)
-    wall = walled()
-    for space in (world.wall,):
-        for device in ("all", "west"):
-            space.sysctl(f"ipv4/conf/{device}/rp_filter", 0)
-    packets = [
-        SimpleNamespace(version=v, src=s, dst=d, protocol=p, sport=sp, dport=dp)
-        for v, (sources, destinations) in HOSTS.items()
-        for s in sources
-        for d in destinations
-        for p in (6, 17)
-        for sp in (1000, 53)
-        for dp in (53, 443)
-    ]
+PACKETS = [
+    SimpleNamespace(version=v, src=s, dst=d, protocol=p, sport=sp, dport=dp)
+    for v, (sources, destinations) in HOSTS.items()
+    for s in sources
+    for d in destinations
+    for p in (6, 17)
+    for sp in (1000, 53)
+    for dp in (53, 443)
+]
 
-    def network(version, addresses):
-        prefix = rnd.choice(PREFIX[version])
-        return ip_network(f"{rnd.choice(addresses)}/{prefix}", strict=False)
 
-    def match():
-        version = rnd.choice((4, 6))
+class Dice:
+    """Random edits of a rule list that is kept beside the firewall's."""
+
+    def __init__(self, seed, firewall):
+        self._rnd = random.Random(seed)
+        self._firewall = firewall
+        self.rules = {}
+
+    def edit(self):
+        change = Change()
+        for _ in range(self._rnd.randint(1, 4)):
+            if self.rules and self._rnd.random() < 0.35:
+                number = self._rnd.choice(list(self.rules))
+                del self.rules[number]
+                self._firewall.tiers.remove(number, change)
+            else:
+                number = self._rnd.choice([n for n in range(1, 60) if n not in self.rules])
+                verdict, direction = (self._rnd.choice(list(kind)) for kind in (Verdict, Direction))
+                match = self._match()
+                self.rules[number] = verdict, direction, match
+                rule = Rule(number, verdict, *encode(match, direction))
+                self._firewall.tiers.add(rule, change)
+        self._firewall.commit(change)
+
+    def _network(self, version, addresses):
+        prefix = self._rnd.choice(PREFIX[version])
+        return ip_network(f"{self._rnd.choice(addresses)}/{prefix}", strict=False)
+
+    def _match(self):
+        version = self._rnd.choice((4, 6))
         sources, destinations = HOSTS[version]
-        if rnd.random() < 0.4:
-            return Match(version, either=network(version, sources + destinations))
-        protocol = rnd.choice((None, 6, 17))
+        if self._rnd.random() < 0.4:
+            return Match(version, either=self._network(version, sources + destinations))
         return Match(
             version,
-            source=network(version, sources) if rnd.random() < 0.5 else None,
-            destination=network(version, destinations) if rnd.random() < 0.5 else None,
-            protocol=protocol,
-            source_port=rnd.choice((None, None, 53, 1000)),
-            destination_port=rnd.choice((None, 53, 443)),
+            source=self._network(version, sources) if self._rnd.random() < 0.5 else None,
+            destination=self._network(version, destinations) if self._rnd.random() < 0.5 else None,
+            protocol=self._rnd.choice((None, 6, 17)),
+            source_port=self._rnd.choice((None, None, 53, 1000)),
+            destination_port=self._rnd.choice((None, 53, 443)),
         )
 
-    firewall = wall.actuator._firewall
 
-    def edit(change_type):
-        change = change_type()
-        for _ in range(rnd.randint(1, 4)):
-            if rules and rnd.random() < 0.35:
-                number = rnd.choice(list(rules))
-                del rules[number]
-                firewall.tiers.remove(number, change)
-            else:
-                number = rnd.choice([n for n in range(1, 60) if n not in rules])
-                rule = (rnd.choice(list(Verdict)), rnd.choice(list(Direction)), match())
-                rules[number] = rule
-                firewall.tiers.add(Rule(number, rule[0], *encode(rule[2], rule[1])), change)
-        firewall.commit(change)
+def _expected(model, rules):
+    """What passes the ingress list, and of that the egress list."""
+    passed = {"pre": set(), "onward": set()}
+    for packet in PACKETS:
+        item = (packet.src, packet.dst, packet.protocol, packet.sport, packet.dport)
+        if model.first_match(rules, "ingress", packet) is Verdict.ALLOW:
+            passed["pre"].add(item)
+            if model.first_match(rules, "egress", packet) is Verdict.ALLOW:
+                passed["onward"].add(item)
+    return passed
 
-    from oc2d_slpf.tiers import Change  # noqa: PLC0415 - the only user
 
-    rules: dict = {}
-    sockets = {}
+def _observed(wall, hook):
+    lists = [("list", "set", "inet", "probe", f"{hook}{version}") for version in (4, 6)]
+    return set().union(*(_seen(wall.nft(None, "-n", *arguments)) for arguments in lists))
+
+
+@pytest.mark.req("SLPF-29", "AMB-39")
+@pytest.mark.parametrize("seed", range(3))
+def test_real_packets_fare_as_in_the_rule_list_read_one_by_one(
+    walled, world, model, wait_until, seed
+):
+    wall = walled()
+    dice = Dice(seed, wall.actuator._firewall)
+    for device in ("all", "west"):
+        world.wall.sysctl(f"ipv4/conf/{device}/rp_filter", 0)
     with ExitStack() as stack:
+        sockets = {}
         for version in (4, 6):
-            sockets[version] = world.client.run(
+            made = world.client.run(
                 socket.socket, FAMILY[version], socket.SOCK_RAW, socket.IPPROTO_RAW
             )
-            stack.callback(sockets[version].close)
+            sockets[version] = stack.enter_context(made)
         world.wall.nft(_probe())
-        try:
-            for _ in range(12):
-                wall.run(edit, Change)
-                for hook in ("pre", "onward"):
-                    for version in (4, 6):
-                        world.wall.nft(f"flush set inet probe {hook}{version}\n")
-                for packet in packets:
-                    raw = _raw(packet.version, packet)
-                    sockets[packet.version].sendto(raw, (packet.dst, 0))
-                time.sleep(0.02)
-                expected = {"pre": set(), "onward": set()}
-                for packet in packets:
-                    item = (packet.src, packet.dst, packet.protocol, packet.sport, packet.dport)
-                    if model.first_match(rules, "ingress", packet) is Verdict.ALLOW:
-                        expected["pre"].add(item)
-                        if model.first_match(rules, "egress", packet) is Verdict.ALLOW:
-                            expected["onward"].add(item)
-                for hook, items in expected.items():
-                    seen = set()
-                    for version in (4, 6):
-                        seen |= _seen(
-                            world.wall.nft(
-                                None, "-n", "list", "set", "inet", "probe", f"{hook}{version}"
-                            )
-                        )
-                    assert seen == items, rules
-        finally:
-            world.wall.nft("delete table inet probe\n")
+        stack.callback(world.wall.nft, "delete table inet probe\n")
+        for _ in range(12):
+            wall.run(dice.edit)
+            for name in ("pre4", "pre6", "onward4", "onward6"):
+                world.wall.nft(f"flush set inet probe {name}\n")
+            for packet in PACKETS:
+                raw = _raw(packet.version, packet)
+                sockets[packet.version].sendto(raw, (packet.dst, 0))
+            expected = _expected(model, dice.rules)
+            time.sleep(QUIET)
+            for hook, items in expected.items():
+                wait_until(lambda h=hook, i=items: _observed(world.wall, h) >= i)
+                assert _observed(world.wall, hook) == items, dice.rules

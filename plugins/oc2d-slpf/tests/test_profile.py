@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+
+from oc2d.actuator import TIMES, Endpoint, Reason
+from oc2d.errors import BadRequest, Failed, NotSupported
+from oc2d.language.vocabulary import Action
 from oc2d_slpf import Slpf
 from oc2d_slpf.guard import Guard
 from oc2d_slpf.language import Args, Results, RuleNumber
 from oc2d_slpf.rules import FIRST_AUTOMATIC
 from oc2d_slpf.specifiers import Here, Specifiers
-
-from oc2d.actuator import TIMES, Endpoint, Reason
-from oc2d.errors import BadRequest, Failed, NotSupported
-from oc2d.language.vocabulary import Action
 
 TARGETS = {
     "ipv4_net": "198.51.100.0/24",
@@ -112,7 +112,7 @@ def test_delete_removes_once(slpf, command, paper):
 )
 def test_drop_process_that_cannot_be_is_refused_before_acceptance(slpf, command, action, how):
     made = command(action, "10.0.0.0/8", drop_process=how)
-    with pytest.raises(NotSupported, match="^Option not supported"):
+    with pytest.raises(NotSupported, match=r"^Option not supported"):
         slpf.check(made)
     refused(slpf, made, NotSupported, "Option not supported")
     assert slpf.status()["count"] == 0
@@ -166,7 +166,7 @@ def test_a_deny_inside_never_block_is_refused_and_an_overlapping_one_says_what_s
     slpf = bench.start(paper, never_block=["192.0.2.0/25", "192.0.2.128/25"])
     for target in ("192.0.2.0/24", "192.0.2.7", "4 src_addr=192.0.2.1 dst_port=22"):
         made = command("deny", target)
-        with pytest.raises(NotSupported, match="^Rule not updated: protected by never_block$"):
+        with pytest.raises(NotSupported, match=r"^Rule not updated: protected by never_block$"):
             slpf.check(made)
     slpf.check(command("allow", "192.0.2.7"))
     slpf._guard = Guard(slpf.config.never_block)  # as if this host had no addresses of its own

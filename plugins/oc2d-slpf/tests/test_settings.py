@@ -5,9 +5,9 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 import pytest
-from oc2d_slpf import Slpf
 
 from oc2d.errors import ConfigError
+from oc2d_slpf import Slpf
 
 
 def problems(table):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from oc2d_slpf.rules import Direction, Match, Rule, Shape, Verdict, decode, describe, encode
 from oc2d_slpf.tiers import AddKeys, Change, DropKeys, Order, Tiers
 
