@@ -97,12 +97,15 @@ def _settings(options: argparse.Namespace) -> ProducerSettings:
         given["from"] = options.sender
     if "namespace" in options:
         given["namespace"] = options.namespace
-    settings = load_settings(options.config, given)
+    return load_settings(options.config, given)
+
+
+def _warn_of(settings: ProducerSettings) -> None:
+    """Say at each run what protects the link too little (MQTT-57, 67)."""
     if not settings.broker.tls:
         _warn("no TLS, for tests only: anybody on the way can read and command")
     elif not settings.broker.tls_verify:
         _warn("the broker is not verified, for tests only: anybody can pose as it")
-    return settings
 
 
 # -- commands
@@ -115,6 +118,7 @@ def _ask(options: argparse.Namespace) -> int:
         settings = ProducerSettings(
             broker=settings.broker, namespace=settings.namespace, sender=request.sender
         )
+    _warn_of(settings)
     timeout = options.timeout or _TIMEOUT
     expect = options.expect or (1 if options.device is not None else None)
     replies = []
@@ -214,6 +218,7 @@ def _verdict(
 
 def _watch(options: argparse.Namespace) -> int:
     settings = _settings(options)
+    _warn_of(settings)
     topic = f"{settings.namespace}/oc2/#" if settings.namespace else "oc2/#"
     timeout = options.timeout or _TIMEOUT
     link = producer_link(settings, (topic,), timeout)
