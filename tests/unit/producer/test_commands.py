@@ -72,16 +72,26 @@ def built(line: str | list[str], encoding: Encoding = Encoding.JSON) -> dict:
         ("command deny domain_name a.example", "deny", {"domain_name": "a.example"}, {}),
         ("command set properties a b", "set", {"properties": ["a", "b"]}, {}),
         (
-            "command start x-door:lock door=3 side=left --arg x-door.speed=3 --arg x-door.id:=\"3\"",
+            'command start x-door:lock door=3 side=left --arg x-door.speed=3 --arg x-door.id:="3"',
             "start",
             {"x-door:lock": {"door": 3, "side": "left"}},
             {"x-door": {"speed": 3, "id": "3"}},
         ),
         ("command start x-door:lock front", "start", {"x-door:lock": "front"}, {}),
-        ('command deny ipv4_connection {"dst_port":22}', "deny", {"ipv4_connection": {"dst_port": 22}}, {}),
-        ("deny ipv4_net 1.2.3.4 --arg pf.stateful=true", "deny", {"ipv4_net": "1.2.3.4"}, {"pf": {"stateful": True}}),
+        (
+            'command deny ipv4_connection {"dst_port":22}',
+            "deny",
+            {"ipv4_connection": {"dst_port": 22}},
+            {},
+        ),
+        (
+            "deny ipv4_net 1.2.3.4 --arg pf.stateful=true",
+            "deny",
+            {"ipv4_net": "1.2.3.4"},
+            {"pf": {"stateful": True}},
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.req("SLPF-60", "SLPF-28", "SLPF-27", "AMB-26", "LANG-58", "LANG-88")
 def test_a_command_line_becomes_the_command_it_says(line, action, target, args) -> None:
     expected = {"action": action, "target": target, "args": {**args, **COMPLETE}}
@@ -284,7 +294,8 @@ def test_a_file_that_is_no_right_request_is_refused(tree) -> None:
 
 
 def test_raw_bytes_stay_as_they_are_and_tell_what_they_can() -> None:
-    data = b' {"headers":{"request_id":7},"body":{"openc2":{"request":{"args":{"response_requested":"ack"}}}}}'
+    request = b'{"args":{"response_requested":"ack"}}'
+    data = b' {"headers":{"request_id":7},"body":{"openc2":{"request":%s}}}' % request
     made = compose_raw(data, "t", encoding=Encoding.JSON)
     assert made.payload == data
     assert made.request_id == "7"
