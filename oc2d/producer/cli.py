@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 failure, 2 usage, 78 bad configuration.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -51,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # Consumers may use any script
     try:
+        _refuse_surrogates(sys.argv[1:] if argv is None else argv)
         code = _watch(options) if options.subcommand == "watch" else _ask(options)
         sys.stdout.flush()
     except ConfigError as error:
@@ -71,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Oc2dError.exit_code
     return code
+
+
+def _refuse_surrogates(argv: Sequence[str]) -> None:
+    try:
+        "".join(argv).encode()
+    except UnicodeEncodeError:  # neither JSON nor MQTT could carry it
+        raise UsageError("the command line is not UTF-8 text") from None
 
 
 def _say(message: Oc2dError | Problem | str) -> None:

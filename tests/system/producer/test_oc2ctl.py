@@ -281,19 +281,16 @@ def test_an_unreachable_broker_is_told_within_the_timeout(run) -> None:
 
 def test_mistakes_end_with_their_code_and_without_a_traceback(run, tmp_path, capsys) -> None:
     code, _, err = run("deny ipv4_net 1.2.3.400 --device x")
-    assert (code, err) == (
-        2,
-        "oc2ctl: an IPv4 range like 192.0.2.0/24 expected, not '1.2.3.400'"
-         " (at command.target.ipv4_net)",
-    )
+    assert code == 2
+    assert err.startswith("oc2ctl: an IPv4 range like 192.0.2.0/24 expected, not '1.2.3.400' (at")
+    code, _, err = run(["command", "scan", "file", "name=\udcff", "--all"])
+    assert (code, err) == (2, "oc2ctl: the command line is not UTF-8 text")
     bad = tmp_path / "bad.toml"
     bad.write_text("[broker]\nprot = 1\n")
     assert main(["query", "features", "--all", "--config", str(bad)]) == 78
-    assert capsys.readouterr().err.splitlines() == [
-        "oc2ctl: broker.prot: unknown key; did you mean port?",
-        "oc2ctl: broker.host: is required: give --broker HOST,"
-         " or set it in ~/.config/oc2d/oc2ctl.toml",
-    ]
+    prot, host = capsys.readouterr().err.splitlines()
+    assert prot == "oc2ctl: broker.prot: unknown key; did you mean port?"
+    assert host.startswith("oc2ctl: broker.host: is required: give --broker HOST")
 
 
 @pytest.mark.req("MQTT-57")

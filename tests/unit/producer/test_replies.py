@@ -144,6 +144,34 @@ def test_no_payload_breaks_the_reader_or_the_traffic_log(payload) -> None:
     json.loads(to_json(traffic_object(made, 0)))
 
 
+NAMES = (
+    *("headers", "body", "openc2", "request", "response", "action", "target", "args", "from", "to"),
+    *("request_id", "created", "status", "status_text", "results", "pairs", "versions", "slpf"),
+)
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(NAMES),
+            inner,
+            max_size=4,
+        )
+    ),
+)
+
+
+@given(TREES, TREES, TREES)
+def test_no_message_however_odd_breaks_what_is_shown(headers, content, results) -> None:
+    for said in ({"response": content}, {"response": {"status": 200, "results": results}}, content):
+        tree = {"headers": headers, "body": {"openc2": said}}
+        made = delivery(json.dumps(tree).encode())
+        assert "\n" not in traffic_line(made, 0)
+        if (reply := read_reply(made)) is not None:
+            reply_line(reply)
+            to_json(reply_object(reply))
+
+
 def test_features_are_shown_one_a_line() -> None:
     results = {
         "rate_limit": 60,
