@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 failure, 2 usage, 78 bad configuration.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -51,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # Consumers may use any script
     try:
+        _refuse_surrogates(sys.argv[1:] if argv is None else argv)
         code = _watch(options) if options.subcommand == "watch" else _ask(options)
         sys.stdout.flush()
     except ConfigError as error:
@@ -71,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Oc2dError.exit_code
     return code
+
+
+def _refuse_surrogates(argv: Sequence[str]) -> None:
+    try:
+        "".join(argv).encode()
+    except UnicodeEncodeError:  # neither JSON nor MQTT could carry it
+        raise UsageError("the command line is not UTF-8 text") from None
 
 
 def _say(message: Oc2dError | Problem | str) -> None:
@@ -97,12 +108,15 @@ def _settings(options: argparse.Namespace) -> ProducerSettings:
         given["from"] = options.sender
     if "namespace" in options:
         given["namespace"] = options.namespace
-    settings = load_settings(options.config, given)
+    return load_settings(options.config, given)
+
+
+def _warn_of(settings: ProducerSettings) -> None:
+    """Say at each run what protects the link too little (MQTT-57, 67)."""
     if not settings.broker.tls:
         _warn("no TLS, for tests only: anybody on the way can read and command")
     elif not settings.broker.tls_verify:
         _warn("the broker is not verified, for tests only: anybody can pose as it")
-    return settings
 
 
 # -- commands
@@ -115,6 +129,7 @@ def _ask(options: argparse.Namespace) -> int:
         settings = ProducerSettings(
             broker=settings.broker, namespace=settings.namespace, sender=request.sender
         )
+    _warn_of(settings)
     timeout = options.timeout or _TIMEOUT
     expect = options.expect or (1 if options.device is not None else None)
     replies = []
@@ -214,6 +229,7 @@ def _verdict(
 
 def _watch(options: argparse.Namespace) -> int:
     settings = _settings(options)
+    _warn_of(settings)
     topic = f"{settings.namespace}/oc2/#" if settings.namespace else "oc2/#"
     timeout = options.timeout or _TIMEOUT
     link = producer_link(settings, (topic,), timeout)

@@ -19,7 +19,9 @@ __all__ = ["Producer"]
 
 
 class Producer:
-    """One Producer at one broker, connected while the context is entered::
+    """One Producer at one broker, connected while the context is entered.
+
+    For instance::
 
         with Producer(settings) as producer:
             for reply in producer.request(command, command_topic(device="fw-7"), expect=1):
@@ -36,7 +38,7 @@ class Producer:
         filters = reply_topics(settings.namespace, "both", settings.sender)
         self._wire = Wire(producer_link(settings, filters, timeout), timeout)
 
-    def __enter__(self) -> Producer:
+    def __enter__(self) -> Producer:  # noqa: PYI034 - Self needs Python 3.11
         self._wire.__enter__()
         general, *own = self._wire.subscribed.items()
         try:

@@ -211,7 +211,7 @@ def _enum(allowed: tuple[_E, ...]) -> Callable[[str], _E]:
 def _broker(text: str) -> tuple[str, int | None]:
     """Split HOST, HOST:PORT, [ADDRESS]:PORT; an IPv6 address alone needs no brackets."""
     host, colon, port = text.rpartition(":")
-    if not colon or text.count(":") > 1 and not host.endswith("]"):
+    if not colon or (text.count(":") > 1 and not host.endswith("]")):
         return text.strip("[]"), None
     if not (port.isascii() and port.isdecimal()):
         raise argparse.ArgumentTypeError(f"{port!r} is no port")

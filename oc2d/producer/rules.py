@@ -6,12 +6,14 @@ Producers add (LANG-57, 59; SLPF-26, 43, 46, 60).
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
 
-from oc2d.errors import UsageError
+from oc2d.errors import BadRequest, NotSupported, UsageError
 from oc2d.language.codec import Encoding, Tree
 from oc2d.language.command import (
     Dialect,
@@ -21,6 +23,7 @@ from oc2d.language.command import (
     parse_command,
 )
 from oc2d.language.features import is_query_features
+from oc2d.language.targets import TARGET_TYPES
 from oc2d.language.vocabulary import Action, ResponseType
 
 __all__ = ["checked"]
@@ -51,13 +54,38 @@ def checked(tree: Tree, encoding: Encoding, warn: Callable[[str], None] = lambda
     `tree` is JSON, whatever `encoding` it goes out in. `warn` hears what is odd but legal. Raises
     `BadRequest`, `NotSupported` (structure, values) and `UsageError` (rules for Producers).
     """
-    command = parse_command(tree, Encoding.JSON, Dialect(), path="command")
+    try:
+        command = _parse(tree)
+    except BadRequest as error:
+        raise BadRequest(error.text + _hint(tree)) from None
     for note in command.notes:
         warn(note)
     _check_slpf(command)
     for rule in (_extended_args, _query, _insert, _drop, _delete, _update):
         rule(command, warn)
     return {**tree, "target": command_tree(command, encoding)["target"]}
+
+
+def _parse(tree: Tree) -> OpenC2Command:
+    return parse_command(tree, Encoding.JSON, Dialect(), path="command")
+
+
+def _hint(tree: Tree) -> str:
+    """Name what was probably meant: the other address family, or a member spelt right."""
+    target = tree.get("target") if isinstance(tree, dict) else None
+    if not isinstance(target, dict) or len(target) != 1:
+        return ""
+    ((name, value),) = target.items()
+    other = name.replace("v4", "v6") if "v4" in name else name.replace("v6", "v4")
+    if other != name:
+        with contextlib.suppress(BadRequest, NotSupported):
+            _parse({"action": "deny", "target": {other: value}})
+            return f"; did you mean {other}?"
+    known = getattr(TARGET_TYPES.get(name), "__struct_fields__", ())
+    for member in value if isinstance(value, dict) else ():
+        if member not in known and (near := difflib.get_close_matches(member, known, n=1)):
+            return f"; did you mean {near[0]}?"
+    return ""
 
 
 def _check_slpf(command: OpenC2Command) -> None:

@@ -19,7 +19,6 @@ from oc2d.mqtt.status import LinkObserver
 __all__ = ["LinkError", "Wire"]
 
 _GLANCE = 0.02
-_FAREWELL = 1.0
 
 
 class LinkError(Oc2dError):
@@ -30,26 +29,28 @@ class Wire:
     """A link that stands while the context is entered; `subscribed` is what the broker granted.
 
     Entering it connects and subscribes, or raises `LinkError` at the first failed attempt, at the
-    latest after `timeout` seconds. A link that is lost later comes back by itself; `disconnected`
-    is told (on another thread).
+    latest after `timeout` seconds. A link that is lost later comes back by itself; `lost` is told
+    (on another thread).
     """
 
     def __init__(
         self,
         link: LinkSettings,
         timeout: float,
-        disconnected: Callable[[str], None] = lambda _: None,
+        lost: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.subscribed: Mapping[str, int | str] = {}
         self._timeout = timeout
+        self._lost = lost
+        self._leaving = False
         self._received: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
         self._sent: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._ready = threading.Event()
         self._handles = itertools.cycle(range(1, 60_001))
-        observer = LinkObserver(subscribed=self._granted, disconnected=disconnected)
+        observer = LinkObserver(subscribed=self._granted, disconnected=self._disconnected)
         self._session = Session(link, self, observer)
 
-    def __enter__(self) -> Wire:
+    def __enter__(self) -> Wire:  # noqa: PYI034 - Self needs Python 3.11
         self._session.start()
         try:
             self._wait_until_ready()
@@ -64,6 +65,7 @@ class Wire:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._leaving = True
         self._session.stop(0)
 
     def publish(self, topic: str, payload: bytes, encoding: Encoding) -> None:
@@ -104,6 +106,10 @@ class Wire:
     def _granted(self, subscriptions: Mapping[str, int | str]) -> None:
         self.subscribed = dict(subscriptions)
         self._ready.set()
+
+    def _disconnected(self, reason: str) -> None:
+        if not self._leaving:
+            self._lost(reason)
 
     # -- what the session tells us (`oc2d.engine.ports.Intake`), on its thread
 
