@@ -286,7 +286,7 @@ def hosts(factory: pytest.TempPathFactory) -> Any:
 
 def net(text: str) -> dict[str, str]:
     """A target: `ipv4_net` or `ipv6_net`."""
-    return {f"ipv{ip_network(text).version}_net": text}
+    return {f"ipv{ip_network(text, strict=False).version}_net": text}
 
 
 def command(action: str, target: dict[str, Any], **args: Any) -> dict[str, Any]:

@@ -164,6 +164,7 @@ class Producer:
         headers: dict[str, Any] | None = None,
         qos: int = 1,
         retain: bool = False,
+        message_type: str = "req",
         **more: Any,
     ) -> str:
         """Publish a command; `headers` replace single members. Returns the request id."""
@@ -175,7 +176,7 @@ class Producer:
             **(headers or {}),
         }
         payload = encode(request(command, given), Encoding(encoding))
-        packed = properties("req", encoding, **more)
+        packed = properties(message_type, encoding, **more)
         self.publish(payload, topic, properties=packed, qos=qos, retain=retain)
         return request_id
 

@@ -290,8 +290,8 @@ def test_exchange_13_a_number_is_given_once(soc, zulu, host):
 @pytest.mark.req("MQTT-50", "AMB-21")
 def test_exchange_14_the_same_request_twice_is_one_rule_and_two_identical_responses(soc, zulu):
     request_id = str(uuid.uuid4())
-    for topic in (DEVICE, PROFILE):
-        soc.send(deny("10.14.0.0/16"), topic, request_id=request_id)
+    soc.ask(deny("10.14.0.0/16"), DEVICE, request_id=request_id)
+    soc.send(deny("10.14.0.0/16"), PROFILE, request_id=request_id)
     first, second = soc.wait(request_id, 2)
     assert first.response == second.response
     assert list(zulu.rules()) == [first.number]
