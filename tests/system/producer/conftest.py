@@ -10,7 +10,7 @@ import pytest
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.language.codec import Encoding
 from oc2d.mqtt.session import Session
-from oc2d.mqtt.settings import LinkSettings
+from oc2d.mqtt.settings import Backoff, LinkSettings
 from tests.waiting import wait_until
 
 Answer = Callable[[dict[str, Any]], "Iterable[tuple[str, dict[str, Any] | bytes]]"]
@@ -23,7 +23,8 @@ class ScriptedConsumer:
         self.got: list[Inbound] = []
         self._answer = answer
         self._handles = itertools.count(1)
-        settings = {"client_id": "consumer", "subscriptions": (topic,), **changes}
+        quick = Backoff(first=0.02, most=0.1)
+        settings = {"client_id": "consumer", "subscriptions": (topic,), "backoff": quick, **changes}
         self.session = Session(LinkSettings(host="127.0.0.1", port=port, **settings), self)
         self.session.start()
         wait_until(lambda: self.session.status().subscriptions, what="the Consumer is subscribed")

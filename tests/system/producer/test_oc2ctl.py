@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import structlog
 
+from oc2d.engine.ports import Outgoing
+from oc2d.language.codec import Encoding
 from oc2d.producer.cli import main
 from oc2d.producer.client import Producer
 from oc2d.producer.messages import command_topic
@@ -181,6 +183,36 @@ def test_namespace_and_forced_topics_are_used(broker, consumer, run) -> None:
     assert run("query features --namespace vpf --topic oc2/cmd --expect 1")[0] == 0
     topics = [message.topic for message in fake.got]
     assert [topic for topic in topics if "cmd" in topic] == ["vpf/oc2/cmd/ap/slpf", "oc2/cmd"]
+
+
+@pytest.mark.req("MQTT-29", "MQTT-49")
+def test_requests_go_out_at_qos_2_when_the_file_says_so(broker, consumer, run, tmp_path) -> None:
+    fake = consumer(broker.port, answering(OK), qos=2)
+    file = tmp_path / "oc2ctl.toml"
+    file.write_text("[broker]\nqos = 2\n")
+    assert run(f"{DENY} --config {file}")[0] == 0
+    assert [message.token.qos for message in fake.got] == [2]
+
+
+def test_a_broker_that_restarts_while_we_wait_loses_no_later_response(
+    broker, consumer, run
+) -> None:
+    fake = consumer(broker.port, lambda _: ())
+
+    def restart() -> None:
+        wait_until(lambda: fake.got, what="the request has arrived")
+        broker.stop()
+        broker.start()
+        again = "oc2/rsp/soc (QoS 2)"
+        wait_until(lambda: broker.log.read_text().count(again) == 2, what="subscribed again")
+        wait_until(lambda: fake.session.status().subscriptions, what="the Consumer is back")
+        ((topic, message),) = answering(OK)(fake.requests[0])
+        fake.session.send([Outgoing(1, topic, json.dumps(message).encode(), Encoding.JSON)])
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    assert run(f"{DENY} --from soc --timeout 30")[0] == 0
+    thread.join()
 
 
 def test_a_file_is_sent_as_a_message_or_as_it_is(broker, consumer, run, tmp_path, monkeypatch):
