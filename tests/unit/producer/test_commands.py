@@ -309,7 +309,7 @@ def test_times_are_milliseconds() -> None:
     assert time_ms("+1m", 5000) == 65_000
     assert time_ms("1700000000000", 0) == 1_700_000_000_000
     assert time_ms("1970-01-01T00:00:01Z", 0) == 1000
-    assert time_ms("1970-01-01T02:00:00.5+01:00", 0) == 3_600_500
+    assert time_ms("1970-01-01T02:00:00.500+01:00", 0) == 3_600_500
     assert [duration_ms(text) for text in ("5ms", "5s", "5m", "5h", "5d")] == [
         5,
         5000,
