@@ -301,6 +301,16 @@ def test_the_broker_stays_reachable_and_nothing_else(walled, world, paths, versi
 
 
 @pytest.mark.req("AMB-57")
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_the_broker_sends_to_others_is_not_exempt(walled, paths, version):
+    wall = walled()
+    wall.run(wall.actuator.link_changing, [Endpoint(SERVER[version], 5000, "udp")])
+    wall.do("deny", SERVER[version], direction="ingress")
+    assert paths.passes("server", "wall", WALL_OUT[version], version)
+    assert not paths.passes("server", "client", CLIENT[version], version, expected=False)
+
+
+@pytest.mark.req("AMB-57")
 def test_neighbours_are_found_while_all_ipv6_is_denied(walled, world):
     wall = walled()
     wall.run(wall.actuator.link_changing, [Endpoint(SERVER[6], 8883)])

@@ -159,6 +159,15 @@ def test_the_endpoints_last_used_are_open_again_before_any_name_is_resolved(benc
     assert {permit.address for permit in paper.permits} == {"192.0.2.1", "2001:db8::1"}
 
 
+def test_an_endpoint_that_could_not_be_opened_is_with_the_next_change(bench, paper, command):
+    slpf = bench.start(paper)
+    paper.failing = 2
+    slpf.link_changing([Endpoint("192.0.2.1", 8883)])
+    assert not paper.permits
+    slpf.execute(command("deny", "10.0.0.0/8"))
+    assert {permit.address for permit in paper.permits} == {"192.0.2.1"}
+
+
 class Death(BaseException):
     """The process ends here."""
 
@@ -236,8 +245,15 @@ path = Path(sys.argv[1])
 slpf = Slpf(Slpf.parse_config({"backend": "dry-run"}))
 slpf.start(Context("fw", path / "state", path / "run", "boot-1", lambda: 0))
 slpf.restore(())
-# the runtime file is committed first: die as the other one would be
-slpf._store._main.set_trace_callback(lambda text: os._exit(7) if text == "COMMIT" else None)
+# die when one file is committed and the other one is about to be
+commits = []
+def count(text):
+    if text == "COMMIT":
+        commits.append(text)
+        if len(commits) == 2:
+            os._exit(7)
+for file in slpf._store._files.values():
+    file.set_trace_callback(count)
 net = IPv4Net(ip_network("10.0.0.0/8"))
 reserved = Results(1_000_000_000) if sys.argv[2] == "reserved" else None
 args = Args(persistent=False)
@@ -259,6 +275,7 @@ def test_a_death_between_the_two_files_leaves_no_rule_twice(bench, paper, comman
     assert slpf.execute(made).results == Results(FIRST_AUTOMATIC)
     assert numbers(slpf) == [FIRST_AUTOMATIC]
     slpf.execute(command("delete", FIRST_AUTOMATIC))
+    assert numbers(slpf) == []
     again = slpf.execute(command("deny", "10.0.0.0/8"))
     assert again.results.rule_number == FIRST_AUTOMATIC - 1
 
