@@ -220,7 +220,8 @@ class Host:
             self._undo.callback(self.space.close)
         place = directory / "broker"
         place.mkdir()
-        self.broker = Broker(place, *options, persistent=persistent)
+        quick = ("set_tcp_nodelay true", "max_queued_messages 0")
+        self.broker = Broker(place, *quick, *options, persistent=persistent)
         self._undo.callback(self.broker.kill)
 
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

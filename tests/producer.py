@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
 import threading
 import time
 import uuid
@@ -114,6 +115,9 @@ class Producer:
             paho.CallbackAPIVersion.VERSION2, f"p{uuid.uuid4().hex[:20]}", protocol=paho.MQTTv5
         )
         configure(self._client)
+        self._client.on_socket_open = lambda _client, _data, sock: sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )
         self._client.on_connect = self._connected
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = self._received

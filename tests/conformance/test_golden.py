@@ -252,7 +252,7 @@ def test_exchanges_9_and_10_a_rule_is_made_and_deleted_by_its_number(soc, zulu, 
     assert (rule["number"], rule["verdict"]) == (number, "allow")
     (element,) = host.elements()
     assert element == {"concat": ["3ffe:1900:4545:3:0:f8ff:fe21:67cf", "tcp", 21]}
-    lookups = rules_with(host, "ip6 daddr", "l4proto", "th sport", "accept", "nfproto ipv6")
+    lookups = rules_with(host, "ip6 daddr", "l4proto", "th sport", "accept")
     assert len(lookups) == 2  # ingress and egress
     assert not any("saddr" in line or "dport" in line for line in lookups)
     assert soc.ask(a_2(number)).response == {"status": 200}
