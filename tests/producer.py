@@ -25,7 +25,7 @@ _TIMEOUT = 15.0
 _LIMITS = InputLimits(payload=1 << 28, items=1 << 20)
 
 
-def properties(  # noqa: PLR0913 - what a PUBLISH may carry
+def properties(
     message_type: str | None = "req",
     encoding: str | None = "json",
     *,
@@ -158,7 +158,7 @@ class Producer:
         """Publish these bytes, whatever they are."""
         return self._client.publish(topic or self.topic, payload, qos, retain, properties)
 
-    def send(  # noqa: PLR0913 - what tests vary
+    def send(
         self,
         command: object,
         topic: str | None = None,
