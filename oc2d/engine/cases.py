@@ -390,8 +390,8 @@ class Cases:
         self._post(self._answers.build(response, to, durable=durable), batch)
 
     def _post(self, messages: Sequence[Outgoing], batch: Batch) -> None:
+        batch.undo.extend([partial(self._handles.give_back, m.handle) for m in messages])
         for message in messages:
-            batch.undo.append(partial(self._handles.give_back, message.handle))
             if message.durable:
                 self._journal.post(message)
         batch.send.extend(messages)

@@ -334,8 +334,8 @@ class Engine:
         ):
             return
         done, self._done = self._done, []
-        self._journal.sent(done)
         batch.undo.append(lambda: self._done.extend(done))
+        self._journal.sent(done)
         batch.then.extend([partial(self._handles.give_back, handle) for handle in done])
         if self._undecided:
             batch.then.append(lambda: self._post(_Report(lambda _: None)))

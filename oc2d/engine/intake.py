@@ -334,7 +334,7 @@ class Gate:
             answer = refusal
         except sqlite3.Error:
             raise
-        except Exception:  # noqa: BLE001 - any plugin, any error
+        except BaseException:  # noqa: BLE001 - any plugin, any error
             _log.exception(events.MESSAGE_FAILED, topic=asked.message.topic)
             answer = Failed("internal error")
         kept = None if isinstance(answer, Unavailable) else memory

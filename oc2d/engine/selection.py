@@ -46,7 +46,7 @@ class Hosted:
         """Word one of the engine's own refusals as the profile wants it, if it can."""
         try:
             return str(self.actuator.refusal(reason, action, target))
-        except Exception as error:  # noqa: BLE001 - any plugin, any error
+        except BaseException as error:  # noqa: BLE001 - any plugin, any error
             _log.error(events.ACTUATOR_FAILED, profile=self.nsid, exc_info=error)
             return reason.value
 

@@ -118,13 +118,15 @@ class Worker:
 
         Raises TimeoutError when the worker does not come to it in time.
         """
-        done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
 
         def run() -> None:
             try:
                 done.put((function(), None))
-            except BaseException as error:  # noqa: BLE001 - handed to the caller
+            except Exception as error:  # noqa: BLE001 - handed to the caller
                 done.put((None, error))
+            except BaseException as error:  # noqa: BLE001 - `sys.exit` ends no thread of ours
+                done.put((None, RuntimeError(f"raised {type(error).__name__}")))
 
         self._jobs.put(run)
         try:

@@ -1,4 +1,4 @@
-"""A real Consumer on a bench: a directory, its threads, a clock to turn, a transfer that records."""
+"""A real Consumer on a bench: its directory and threads, a clock to turn, a recording transfer."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from oc2d.mqtt import topics
 DEVICE = "fw-7"
 PATIENCE = 20.0
 DAY = 86_400_000
+_LIMITS, _POLICY, _COMPAT = Limits(), Policy(), Compat()
 
 
 class TurnedClock:
@@ -125,9 +126,9 @@ class Bench:
         order: Sequence[str] = (),
         namespace: str = "",
         response_topic: Any = "general",
-        limits: Limits = Limits(),
-        policy: Policy = Policy(),
-        compat: Compat = Compat(),
+        limits: Limits = _LIMITS,
+        policy: Policy = _POLICY,
+        compat: Compat = _COMPAT,
         accept_retained: bool = False,
         broker: Recorder | None = None,
     ) -> None:
@@ -221,8 +222,9 @@ class Bench:
     def poke(self) -> None:
         """Have everybody look at the clock."""
         scheduler = self.consumer._scheduler
-        with scheduler._changed:
-            scheduler._changed.notify()
+        with scheduler._changed:  # what its thread does, but before we go on
+            for function in scheduler._due():
+                function()
         assert self.consumer.engine.settle(PATIENCE)
 
     # -- talking to it

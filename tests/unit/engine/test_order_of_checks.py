@@ -11,7 +11,7 @@ from oc2d.config import Compat, Limits, Policy
 from oc2d.engine.ports import Channel
 from oc2d.hookspecs import hookimpl
 from tests.unit.engine.bench import again, deny, features
-from tests.unit.engine.plugins import Plain, Recording, Window
+from tests.unit.engine.plugins import Gate, Plain, Recording, Window
 
 UNKNOWN = {"action": "deny", "target": {"ipv4_net": "1.2.3.4"}, "actuator": {"x-other": {}}}
 
@@ -176,7 +176,7 @@ def test_old_commands_are_refused(build, door):
 
 
 @pytest.mark.req("AMB-21")
-def test_401_and_403_come_before_duplicates(build, tmp_path, door):
+def test_401_and_403_come_before_duplicates(build, door):
     bench = build(door)
     message = bench.ask(deny())
     assert bench.reply(1).status == 200
@@ -358,10 +358,10 @@ def test_the_actuator_is_chosen_in_order(build, door):
         (deny(), {}, window),
     ]
     for number, (command, options, actuator) in enumerate(chosen):
-        if options:
-            options = {**options, "channel": Channel.PROFILE}
+        channel = Channel.PROFILE if options else Channel.ALL
         before = len(actuator.executed)
-        assert bench.answered(command, request_id=str(number), **options).status == 200
+        reply = bench.answered(command, request_id=str(number), channel=channel, **options)
+        assert reply.status == 200
         assert len(actuator.executed) == before + 1, number
     both = deny(**{"x-door": {}, "x-window": {}})
     assert bench.answered(both, request_id="both").status == 501
@@ -443,8 +443,6 @@ def test_the_rate_is_exact_over_a_sliding_minute(build, door):
 
 
 def test_the_queue_is_full_at_its_limit_even_within_one_delivery(build, door):
-    from tests.unit.engine.plugins import Gate
-
     door.behave = gate = Gate()
     bench = build(door, limits=Limits(queue=3))
     bench.deliver(*(bench.message(deny(), request_id=str(number)) for number in range(5)))
@@ -459,8 +457,6 @@ def test_the_queue_is_full_at_its_limit_even_within_one_delivery(build, door):
 
 
 def test_a_producer_has_its_share_of_the_queue(build, door):
-    from tests.unit.engine.plugins import Gate
-
     door.behave = gate = Gate()
     bench = build(door, limits=Limits(queue_per_producer=1))
     bench.ask(deny())
