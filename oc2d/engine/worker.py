@@ -140,7 +140,7 @@ class Worker:
         for waiting in self._takes():
             for step, group in groupby(waiting, key=lambda item: getattr(item, "step", None)):
                 if self._stopping.is_set() and step is not None:
-                    break
+                    continue  # what is called stays: the actuator's `stop` may be among it
                 self._do(step, list(group))
 
     def _takes(self) -> Iterator[list[Job | Callable[[], None]]]:
