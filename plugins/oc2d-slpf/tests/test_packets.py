@@ -170,13 +170,20 @@ def _outcome(sock, seconds):
 
 @pytest.mark.req("SLPF-15", "SLPF-16")
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("direction", ["both", "ingress", "egress"])
-@pytest.mark.parametrize("target", ["server", "wall"])
+@pytest.mark.parametrize(
+    ("target", "direction"),
+    [
+        ("server", "both"),
+        ("server", "ingress"),
+        ("server", "egress"),
+        # what arrives at the firewall itself never leaves it: no egress
+        ("wall", "both"),
+        ("wall", "ingress"),
+    ],
+)
 def test_reject_tells_a_tcp_client_at_once_and_drop_tells_it_nothing(
-    walled, world, version, direction, target
+    walled, world, version, target, direction
 ):
-    if (target, direction) == ("wall", "egress"):
-        pytest.skip("what arrives at the firewall itself never leaves it")
     wall = walled()
     address = SERVER[version] if target == "server" else WALL_IN[version]
     with ExitStack() as stack:
