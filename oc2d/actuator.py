@@ -31,6 +31,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, cast
 
 from oc2d.errors import NotSupported, PluginError, Refusal
+from oc2d.language.ids import ProfileIds
 from oc2d.language.vocabulary import CORE_TARGETS, Action, StatusCode, nsid_problem
 
 __all__ = [
@@ -185,6 +186,8 @@ class Actuator:
     specifiers_type: ClassVar[type | None] = None
     results_type: ClassVar[type | None] = None
     targets: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: The integers that stand for the profile's names in concise CBOR; None: its names are written.
+    ids: ClassVar[ProfileIds | None] = None
 
     _declared: ClassVar[Mapping[tuple[Action, str], Pair]] = MappingProxyType({})
 

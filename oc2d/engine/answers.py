@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from oc2d.engine.ports import Outgoing
 from oc2d.errors import Refusal
 from oc2d.language.codec import Encoding, InputLimits, decode, encode
+from oc2d.language.ids import Names
 from oc2d.language.message import Headers, open_envelope, wrap_response
 from oc2d.language.response import OpenC2Response, response_tree
 from oc2d.language.vocabulary import StatusCode
@@ -73,11 +74,13 @@ class Answers:
         topics: Callable[[str | None], Sequence[str]],
         wall: Callable[[], int],
         handles: Handles,
+        names: Names,
     ) -> None:
         self._sender = sender
         self._topics = topics
         self._wall = wall
         self._handles = handles
+        self._names = names
 
     def build(self, response: OpenC2Response, to: ReplyTo, *, durable: bool) -> list[Outgoing]:
         """Wrap a response for each topic it goes to (AMB-3)."""
@@ -98,7 +101,7 @@ class Answers:
             sender=self._sender,
             to=(to.producer,) if to.producer else (),
         )
-        payload = encode(wrap_response(tree, headers), to.encoding)
+        payload = encode(wrap_response(tree, headers), to.encoding, self._names)
         return [
             Outgoing(
                 self._handles.take(), topic, payload, to.encoding, to.correlation, durable=durable

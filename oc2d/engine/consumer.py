@@ -23,7 +23,7 @@ from oc2d.engine.intake import Gate, Load
 from oc2d.engine.journal import Journal
 from oc2d.engine.ports import Transfer
 from oc2d.engine.schedule import Scheduler
-from oc2d.engine.selection import Hosted
+from oc2d.engine.selection import Hosted, id_names
 from oc2d.engine.worker import Worker
 from oc2d.errors import Oc2dError, StateError
 
@@ -64,7 +64,8 @@ class Consumer:
         handles = Handles([message.handle for message in self._journal.outbox()])
         self._hooks = Hooks(manager)
         self._scheduler = Scheduler(clock)
-        self.answers = Answers(config.sender, reply_topics, clock.wall, handles)
+        self._names = id_names(tuple(hosted.values()))
+        self.answers = Answers(config.sender, reply_topics, clock.wall, handles, self._names)
         self._cases = Cases(
             settings=_settings(config),
             journal=self._journal,
@@ -96,6 +97,7 @@ class Consumer:
             policy=config.policy,
             compat=config.compat,
             hosted=self._hosted,
+            id_names=self._names,
             journal=self._journal,
             hooks=self._hooks,
             clock=self._clock,

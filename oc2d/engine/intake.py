@@ -25,9 +25,10 @@ from oc2d.engine.selection import Hosted, Mismatch, capabilities, compose, selec
 from oc2d.engine.window import Window, window_of
 from oc2d.errors import BadRequest, Failed, Forbidden, NoMatch, Refusal, Unauthorized, Unavailable
 from oc2d.hookspecs import Request
-from oc2d.language.codec import Encoding, InputLimits, Tree, decode, guess
+from oc2d.language.codec import Encoding, InputLimits, Tree, decode, recognise
 from oc2d.language.command import Dialect, OpenC2Command, fingerprint, parse_command
 from oc2d.language.features import answer_features
+from oc2d.language.ids import Names
 from oc2d.language.message import (
     Envelope,
     Headers,
@@ -141,6 +142,7 @@ class Gate:
         policy: Policy,
         compat: Compat,
         hosted: Mapping[str, Hosted],
+        id_names: Names,
         journal: Journal,
         hooks: Hooks,
         clock: Clock,
@@ -155,6 +157,7 @@ class Gate:
         self._dialect = Dialect(profile_field=compat.profile_field, strict_cidr=compat.strict_cidr)
         self._input = InputLimits(payload=limits.payload)
         self._hosted = hosted
+        self._id_names = id_names
         self._capabilities = capabilities(tuple(hosted.values()), limits.rate_per_minute)
         self._journal = journal
         self._hooks = hooks
@@ -178,7 +181,7 @@ class Gate:
             return Drop(foreign)
         try:
             encoding = _encoding(message)
-            tree = decode(message.payload, encoding, self._input)
+            tree = decode(message.payload, encoding, self._input, self._id_names)
         except BadRequest as refusal:
             return self._undecoded(message, refusal)
         try:
@@ -191,7 +194,7 @@ class Gate:
 
     def reread(self, origin: Origin) -> OpenC2Command:
         """Parse a journalled request again, whatever the configuration says by now."""
-        tree = decode(origin.payload, origin.encoding, _AS_ACCEPTED)
+        tree = decode(origin.payload, origin.encoding, _AS_ACCEPTED, self._id_names)
         envelope = open_envelope(tree, bare_command=True)
         return parse_command(envelope.content, origin.encoding, Dialect())
 
@@ -222,7 +225,7 @@ class Gate:
         rate = self._undecodable.setdefault(message.topic, Rate(_UNDECODABLE_PER_MINUTE))
         if not rate.take(self._clock.monotonic()):
             return Drop("too much undecodable input")
-        encoding = Encoding.CBOR if message.encoding == Encoding.CBOR.value else Encoding.JSON
+        encoding = recognise(message.encoding, message.payload) or Encoding.JSON
         to = ReplyTo(None, None, encoding, message.correlation)
         return Answer(refused(refusal), to, durable=False)
 
@@ -380,15 +383,11 @@ def _encoding(message: Inbound) -> Encoding:
     """Find the encoding: what the properties say, else the first byte (AMB-15)."""
     if message.content_type not in (None, _CONTENT_TYPE):
         raise BadRequest(f"content type is not {_CONTENT_TYPE}")
-    if message.encoding is None:
-        guessed = guess(message.payload)
-        if guessed is None:
-            raise BadRequest("the payload is neither JSON nor CBOR")
-        return guessed
-    try:
-        return Encoding(message.encoding)
-    except ValueError:
-        raise BadRequest("encoding is neither json nor cbor") from None
+    encoding = recognise(message.encoding, message.payload)
+    if encoding is None:
+        what = "the payload is neither JSON nor CBOR"
+        raise BadRequest(what if message.encoding is None else "encoding is neither json nor cbor")
+    return encoding
 
 
 def _memory(message: Inbound, headers: Headers, body: bytes) -> Memory:

@@ -17,9 +17,10 @@ from oc2d.errors import BadRequest, NotSupported, Refusal
 from oc2d.language.codec import Encoding
 from oc2d.language.command import OpenC2Command, decode_extension
 from oc2d.language.features import Capabilities, is_query_features
+from oc2d.language.ids import Names, message_names
 from oc2d.language.vocabulary import LANGUAGE_VERSIONS, Action
 
-__all__ = ["Choice", "Hosted", "Mismatch", "capabilities", "compose", "select"]
+__all__ = ["Choice", "Hosted", "Mismatch", "capabilities", "compose", "id_names", "select"]
 
 _log = structlog.get_logger("oc2d.engine")
 _REQUEST = "$.body.openc2.request"
@@ -73,6 +74,13 @@ def capabilities(hosted: Sequence[Hosted], rate_limit: int | None) -> Capabiliti
         profiles=tuple(host.nsid for host in hosted),
         pairs={action: tuple(targets) for action, targets in pairs.items()},
         rate_limit=rate_limit,
+    )
+
+
+def id_names(hosted: Sequence[Hosted]) -> Names:
+    """Give the names that have ids in concise CBOR: the language's and those of the actuators."""
+    return message_names(
+        {host.nsid: host.actuator.ids for host in hosted if host.actuator.ids is not None}
     )
 
 

@@ -1,7 +1,6 @@
-"""CBOR: maps with text keys, as JSON would have them, and byte strings (AMB-52 a).
+"""CBOR as a tree: maps with text keys, as JSON would have them, and byte strings (AMB-52).
 
-The concise form (AMB-52 b) is told apart by its first byte, an array of two or three; `decode` is
-the place where it will branch off.
+A message in the concise form is an array, and its maps may have ids for keys (`oc2d.language.ids`).
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ import cbor2
 
 from oc2d.errors import BadRequest
 
-__all__ = ["decode", "encode", "looks_like"]
+__all__ = ["decode", "encode", "is_array", "looks_like"]
 
+_ARRAYS = range(0x80, 0xA0)
 _MAPS = range(0xA0, 0xC0)
 _CONCISE = frozenset({0x82, 0x83})
 _LARGEST = 2**53 - 1
@@ -28,10 +28,13 @@ def looks_like(payload: bytes) -> bool:
     return payload[:1] != b"" and (payload[0] in _MAPS or payload[0] in _CONCISE)
 
 
-def decode(payload: bytes, *, depth: int, items: int) -> Any:  # noqa: ANN401 - a tree
-    """Decode exactly one data item; raises `BadRequest`."""
-    if payload and payload[0] in _CONCISE:
-        raise BadRequest("the concise form of CBOR is not supported yet; use maps with text keys")
+def is_array(payload: bytes) -> bool:
+    """Tell whether this begins an array, as a message in the concise form does."""
+    return payload[:1] != b"" and payload[0] in _ARRAYS
+
+
+def decode(payload: bytes, *, depth: int, items: int, ids: bool) -> Any:  # noqa: ANN401 - a tree
+    """Decode exactly one data item, with integers for keys where `ids`; raises `BadRequest`."""
     stream = io.BytesIO(payload)
     try:
         decoder = cbor2.CBORDecoder(
@@ -48,7 +51,7 @@ def decode(payload: bytes, *, depth: int, items: int) -> Any:  # noqa: ANN401 - 
         raise BadRequest(f"the payload is not acceptable CBOR: {str(error)[:200]}") from None
     if stream.tell() != len(payload):
         raise BadRequest(f"{len(payload) - stream.tell()} bytes follow the CBOR message")
-    _check(tree, items)
+    _check(tree, items, (str, int) if ids else (str,))
     return tree
 
 
@@ -57,16 +60,17 @@ def encode(tree: Any) -> bytes:  # noqa: ANN401 - a tree
     return cbor2.dumps(tree)
 
 
-def _check(tree: Any, items: int) -> None:  # noqa: ANN401 - a tree
-    """Refuse what a tree cannot hold: other keys than text, simple values, numbers too large."""
+def _check(tree: Any, items: int, keys: tuple[type, ...]) -> None:  # noqa: ANN401 - a tree
+    """Refuse what a tree cannot hold: keys of other types, simple values, numbers too large."""
     waiting = [tree]
     counted = 0
     while waiting:
         node = waiting.pop()
         kind = type(node)
         if kind is dict:
-            if any(type(name) is not str for name in node):
-                raise BadRequest("a CBOR map has a key that is no text")
+            if any(type(name) not in keys for name in node):
+                allowed = "neither an id nor text" if int in keys else "no text"
+                raise BadRequest(f"a CBOR map has a key that is {allowed}")
             waiting.extend(node.values())
             counted += len(node)
         elif kind is list:

@@ -1,7 +1,8 @@
 """Payload bytes to trees and back: JSON in its I-JSON form, and CBOR (LANG-73 to 77, AMB-52).
 
-A tree is what JSON can say, and byte strings where it came from CBOR. What reaches the modules
-above is bounded, has no duplicate names, no values that are no numbers and no broken text.
+A tree is what JSON can say, and byte strings where it came from CBOR; it has names everywhere, also
+where concise CBOR has ids. What reaches the modules above is bounded, has no duplicate names, no
+values that are no numbers and no broken text.
 """
 
 from __future__ import annotations
@@ -11,19 +12,26 @@ from enum import Enum
 from typing import Any
 
 from oc2d.errors import BadRequest
-from oc2d.language import cbor_form, json_form
+from oc2d.language import cbor_form, concise, json_form
+from oc2d.language.ids import PUBLISHED, Names, message_names
 
-__all__ = ["Encoding", "InputLimits", "Tree", "decode", "encode", "guess"]
+__all__ = ["Encoding", "InputLimits", "Tree", "decode", "encode", "guess", "recognise"]
 
 #: None, bool, int, float, str, bytes (CBOR only), a list of trees, or a dict of them by name.
 Tree = Any
 
 
 class Encoding(str, Enum):
-    """The `encoding` user property (MQTT-34)."""
+    """How a message is written: JSON, or one of the two forms of CBOR (AMB-52)."""
 
     JSON = "json"
     CBOR = "cbor"
+    CONCISE = "cbor-concise"
+
+    @property
+    def announced(self) -> str:
+        """The `encoding` user property, which does not tell the forms apart (MQTT-34)."""
+        return "json" if self is Encoding.JSON else "cbor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +52,46 @@ def guess(payload: bytes) -> Encoding | None:
     if json_form.looks_like(payload):
         return Encoding.JSON
     if cbor_form.looks_like(payload):
-        return Encoding.CBOR
+        return _form(payload)
     return None
 
 
-def decode(payload: bytes, encoding: Encoding, limits: InputLimits) -> Tree:
-    """Decode a payload; raises `BadRequest` for everything that is wrong with it."""
+def recognise(announced: str | None, payload: bytes) -> Encoding | None:
+    """Tell the encoding by the user property, and of CBOR the form by the first byte (AMB-52).
+
+    None: the property is neither `json` nor `cbor`, or there is none and the first byte tells
+    nothing.
+    """
+    if announced is None:
+        return guess(payload)
+    if announced == Encoding.CBOR.announced:
+        return _form(payload)
+    return Encoding.JSON if announced == Encoding.JSON.announced else None
+
+
+def _form(payload: bytes) -> Encoding:
+    return Encoding.CONCISE if cbor_form.is_array(payload) else Encoding.CBOR
+
+
+_NAMES = message_names(PUBLISHED)
+
+
+def decode(payload: bytes, encoding: Encoding, limits: InputLimits, names: Names = _NAMES) -> Tree:
+    """Decode a payload; raises `BadRequest` for everything that is wrong with it.
+
+    `names` are those that concise CBOR has ids for.
+    """
     if len(payload) > limits.payload:
         raise BadRequest(f"the message has {len(payload)} bytes, more than {limits.payload}")
-    form = json_form if encoding is Encoding.JSON else cbor_form
-    return form.decode(payload, depth=limits.depth, items=limits.items)
+    if encoding is Encoding.JSON:
+        return json_form.decode(payload, depth=limits.depth, items=limits.items)
+    ids = encoding is Encoding.CONCISE
+    tree = cbor_form.decode(payload, depth=limits.depth, items=limits.items, ids=ids)
+    return concise.named(tree, names) if ids else tree
 
 
-def encode(tree: Tree, encoding: Encoding) -> bytes:
-    """Encode a tree; for JSON it holds no byte strings."""
-    return json_form.encode(tree) if encoding is Encoding.JSON else cbor_form.encode(tree)
+def encode(tree: Tree, encoding: Encoding, names: Names = _NAMES) -> bytes:
+    """Encode a tree; for JSON it holds no byte strings, for concise CBOR it is a whole message."""
+    if encoding is Encoding.JSON:
+        return json_form.encode(tree)
+    return cbor_form.encode(concise.numbered(tree, names) if encoding is Encoding.CONCISE else tree)

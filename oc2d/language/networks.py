@@ -47,9 +47,9 @@ class _Net(Value, Generic[_Network]):
     def _parts(cls, tree: Tree, encoding: Encoding) -> tuple[Any, int]:
         if isinstance(tree, str) and (match := _NET_TEXT.fullmatch(tree)):
             address, prefix = cls._address(match[1]), match[2] or cls._width
-        elif encoding is Encoding.CBOR and isinstance(tree, bytes):
+        elif encoding is not Encoding.JSON and isinstance(tree, bytes):
             address, prefix = cls._address(tree), cls._width
-        elif encoding is Encoding.CBOR and isinstance(tree, list) and 1 <= len(tree) <= 2:  # noqa: PLR2004 - address, prefix
+        elif encoding is not Encoding.JSON and isinstance(tree, list) and 1 <= len(tree) <= 2:  # noqa: PLR2004 - address, prefix
             address, prefix = tree[0], (tree[1] if len(tree) > 1 else cls._width)
             if type(address) is not bytes or type(prefix) is not int:
                 raise ValueError
@@ -62,7 +62,7 @@ class _Net(Value, Generic[_Network]):
 
     def tree(self, encoding: Encoding) -> Tree:
         """Write text, or in CBOR `[bstr, prefix]`."""
-        if encoding is Encoding.CBOR:
+        if encoding is not Encoding.JSON:
             return [self.network.network_address.packed, self.network.prefixlen]
         return str(self)
 

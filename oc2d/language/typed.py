@@ -37,7 +37,7 @@ def extension_tree(value: Any, encoding: Encoding) -> Tree:  # noqa: ANN401 - wh
         return value.tree(encoding)
     tree = msgspec.to_builtins(
         value,
-        builtin_types=(bytes,) if encoding is Encoding.CBOR else (),
+        builtin_types=(bytes,) if encoding is not Encoding.JSON else (),
         enc_hook=lambda own: _write(own, encoding),
     )
     return _without_nulls(tree)
@@ -106,7 +106,7 @@ def _prepared(
     for name, value in tree.items():
         if name not in names:
             raise BadRequest(f"there is no member {shown(name)} here", path=path)
-        numbered = type(value) is int and reading.encoding is Encoding.CBOR
+        numbered = type(value) is int and reading.encoding is not Encoding.JSON
         if names[name] and (numbered or isinstance(value, str)):
             protocol = _PROTOCOLS_BY_NUMBER.get(value) if numbered else value
             if protocol not in _PROTOCOLS:

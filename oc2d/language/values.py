@@ -70,7 +70,7 @@ class Binary(bytes, Value):
 
     def tree(self, encoding: Encoding) -> Tree:
         """Write a byte string or base64url text."""
-        if encoding is Encoding.CBOR:
+        if encoding is not Encoding.JSON:
             return bytes(self)
         return base64.urlsafe_b64encode(self).rstrip(b"=").decode()
 
@@ -93,7 +93,7 @@ class Hash(bytes, Value):
 
     def tree(self, encoding: Encoding) -> Tree:
         """Write a byte string or upper-case hex."""
-        return bytes(self) if encoding is Encoding.CBOR else self.hex().upper()
+        return bytes(self) if encoding is not Encoding.JSON else self.hex().upper()
 
 
 class MD5(Hash):
@@ -133,7 +133,7 @@ class MAC(bytes, Value):
 
     def tree(self, encoding: Encoding) -> Tree:
         """Write a byte string or lower-case text."""
-        return bytes(self) if encoding is Encoding.CBOR else str(self)
+        return bytes(self) if encoding is not Encoding.JSON else str(self)
 
     def __str__(self) -> str:
         return self.hex(":")

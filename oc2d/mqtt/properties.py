@@ -58,7 +58,7 @@ def _frame(message_type: str, encoding: Encoding) -> bytes:
         + _text(message_type)
         + bytes((_USER_PROPERTY,))
         + _text("encoding")
-        + _text(encoding.value)
+        + _text(encoding.announced)
     )
 
 

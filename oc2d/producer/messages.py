@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from oc2d.errors import BadRequest, UsageError
-from oc2d.language.codec import Encoding, InputLimits, Tree, decode, encode
+from oc2d.language.codec import Encoding, InputLimits, Tree, decode, encode, recognise
 from oc2d.language.message import Headers, MessageKind, open_envelope, salvage, wrap_request
 from oc2d.language.vocabulary import ResponseType
 from oc2d.mqtt.topics import is_level
@@ -91,7 +91,8 @@ def compose_file(  # noqa: PLR0913 - what a command line says
 def compose_raw(data: bytes, topic: str, *, encoding: Encoding) -> Request:
     """Take the bytes as they are; what can be read of them tells which responses are ours."""
     try:
-        tree = decode(data, encoding, InputLimits(payload=len(data)))
+        form = recognise(encoding.announced, data) or encoding
+        tree = decode(data, form, InputLimits(payload=len(data)))
     except BadRequest:
         tree = None
     return _described(tree, topic, data, encoding)

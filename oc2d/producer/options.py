@@ -181,7 +181,7 @@ def _common() -> argparse.ArgumentParser:
     link.add_argument("--namespace", metavar="LEVELS", help="what stands before every topic")
     output = common.add_argument_group("messages")
     output.add_argument(
-        "--encoding", type=_enum(tuple(Encoding)), metavar="KIND", help="json or cbor"
+        "--encoding", type=_enum(tuple(Encoding)), metavar="KIND", help="json, cbor or cbor-concise"
     )
     output.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS", help="how long to wait (default: 5)"

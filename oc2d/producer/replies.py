@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from oc2d.engine.ports import Inbound
 from oc2d.errors import BadRequest
-from oc2d.language.codec import Encoding, InputLimits, Tree, decode, guess
+from oc2d.language.codec import InputLimits, Tree, decode, guess, recognise
 from oc2d.language.message import Headers, MessageKind, open_envelope, salvage
 from oc2d.language.response import parse_response
 from oc2d.language.vocabulary import StatusCode
@@ -47,8 +47,7 @@ class Reply:
 
 def decode_leniently(message: Inbound) -> Tree:
     """Decode in the encoding that the properties or the first byte tell; raises `BadRequest`."""
-    named = next((e for e in Encoding if e.value == message.encoding), None)
-    encoding = named or guess(message.payload)
+    encoding = recognise(message.encoding, message.payload) or guess(message.payload)
     if encoding is None:
         raise BadRequest("neither JSON nor CBOR")
     return decode(message.payload, encoding, _LIMITS)

@@ -15,6 +15,7 @@ import structlog
 
 from oc2d.actuator import TIMES, Actuator, Command, Pair, Response
 from oc2d.errors import ConfigError, Problem
+from oc2d.language.ids import PUBLISHED
 from oc2d.language.vocabulary import CORE_TARGETS, Action, nsid_problem
 
 __all__ = ["COMMAND", "REVERT", "Log", "LogConfig"]
@@ -51,6 +52,7 @@ class Log(Actuator):
     def __init__(self, config: LogConfig, nsid: str = "x-log") -> None:
         super().__init__(config)
         self.profile = nsid  # type: ignore[misc]  # one object serves one NSID
+        self.ids = PUBLISHED.get(nsid)  # type: ignore[misc]
         pairs = _every_pair() if config.pairs is None else config.pairs
         self._pairs = tuple(Pair(action, target, times=TIMES) for action, target in pairs)
         self._log = structlog.get_logger("oc2d_log")

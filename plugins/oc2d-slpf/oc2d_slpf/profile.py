@@ -16,6 +16,7 @@ import structlog
 
 from oc2d.actuator import Actuator, Command, Context, Endpoint, Reason, Response, pair
 from oc2d.errors import Failed, NotSupported, Refusal, StateError
+from oc2d.language.ids import SLPF
 from oc2d.language.vocabulary import Action, StatusCode
 from oc2d_slpf import language, settings
 from oc2d_slpf.backend import Backend, BackendError, Permit, permits
@@ -51,6 +52,7 @@ class Slpf(Actuator):
     specifiers_type = Specifiers
     results_type = Results
     targets: ClassVar[Mapping[str, Any]] = MappingProxyType({"rule_number": RuleNumber})
+    ids = SLPF
 
     config: settings.Settings
 
