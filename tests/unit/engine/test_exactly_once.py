@@ -152,7 +152,6 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.note_acknowledged()
         try:
             assert self.unacknowledged == []
-            assert len(self.effects) == len(self.requests)
             assert list(bench.consumer._journal.pending()) == []
             # every request is known, and is told the number of its one effect
             before = len(bench.replies)
@@ -167,9 +166,14 @@ class ExactlyOnce(RuleBasedStateMachine):
                 bench.deliver(message)
                 before += 1
                 reply = bench.reply(before)
-                assert reply.status == 200, reply.message
-                told.add(reply.response["results"]["x-door"]["number"])
-            assert len(told) == len(self.requests)
+                if reply.status == 200:
+                    told.add(reply.response["results"]["x-door"]["number"])
+                else:
+                    assert reply.text == "outcome unknown"
+            unknown = len(self.requests) - len(told)
+            # only what was running alone at the second of two deaths
+            assert unknown <= len(self.graves) // 2
+            assert len(told) <= len(self.effects) <= len(self.requests)
         finally:
             bench.stop()
             for grave in self.graves:
