@@ -140,6 +140,7 @@ def _reopened(pending: Pending, gate: Gate, epoch: str, clock: Clock) -> Case:
         command,
         origin.window,
         early=asked is ResponseType.ACK and not told,
+        suspect=pending.attempts > 0,
     )
     request = Request(origin.request_id, origin.producer, origin.topic, pending.actuator, parsed)
     to = ReplyTo(origin.request_id, origin.producer, origin.encoding, origin.correlation)

@@ -38,7 +38,11 @@ class Step(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One step of one request; `early` asks for a 102 before it is executed."""
+    """One step of one request; `early` asks for a 102 before it is executed.
+
+    `suspect` was running when the process died: it runs alone, so that nothing else is blamed when
+    it dies again.
+    """
 
     request: int
     profile: str
@@ -46,6 +50,7 @@ class Job:
     command: Command
     window: Window
     early: bool = False
+    suspect: bool = False
 
 
 class OutcomeUnknown(Failed):
@@ -253,7 +258,8 @@ class Worker:
 
     def _execute(self, jobs: list[Job]) -> None:
         """Execute in one go where that is safe: an actuator that is not idempotent gets one."""
-        most = len(jobs) if self.host.actuator.idempotent else 1
+        together = self.host.actuator.idempotent and not any(job.suspect for job in jobs)
+        most = len(jobs) if together else 1
         while jobs and not self._stopping.is_set():
             now, jobs = jobs[:most], jobs[most:]
             now = self._reports.started(now, durable=not self.host.actuator.idempotent)

@@ -65,7 +65,7 @@ class Recorder:
             self.sent.extend(messages)
             self.changed.notify_all()
         if self.confirm and self.consumer:
-            self.consumer.engine.sent([m.handle for m in messages if m.durable])
+            self.consumer.engine.sent([m.handle for m in messages])
 
     def release(self, handles: Sequence[int]) -> None:
         with self.changed:

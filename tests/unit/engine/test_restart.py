@@ -17,7 +17,7 @@ from oc2d.engine.journal import Journal
 from oc2d.engine.ports import Token
 from oc2d.errors import Failed
 from tests.unit.engine.bench import DAY, Bench, again, deny, features
-from tests.unit.engine.plugins import DoorResults, Gate, Idempotent, Recording
+from tests.unit.engine.plugins import DoorResults, Gate, Idempotent, Recording, Together
 
 FUTURE = 3_600_000
 
@@ -140,6 +140,29 @@ def test_a_command_that_ran_at_two_deaths_is_never_run_again(build, idempotent):
     assert (twice.reply(1).status, twice.reply(1).text) == (500, "outcome unknown")
     twice.settle()
     assert third.executed == []
+
+
+def test_only_the_command_that_runs_at_the_second_death_is_blamed(build):
+    actuators = [Together(), Together()]
+    gates = [Gate(), Gate(), Gate()]
+    actuators[0].behave, actuators[0].answer = gates[0], gates[1]
+    bench = build(actuators[0])
+    bench.ask(deny("192.0.2.1"), request_id="first")
+    gates[0].wait()
+    bench.deliver(*(bench.message(deny(), request_id=str(number)) for number in range(5)))
+    assert bench.consumer.engine.settle(10)
+    gates[0].open.set()
+    gates[1].wait()
+    actuators[1].behave = gates[2]
+    once = dies(bench, build, actuators[1], name="once")
+    gates[2].wait()
+    twice = dies(once, build, last := Together(), name="twice")
+    for gate in gates:
+        gate.open.set()
+    twice.settle()
+    told = {reply.headers["request_id"]: reply.status for reply in twice.replies}
+    assert {name: told[name] for name in "01234"} == {"0": 500, **dict.fromkeys("1234", 200)}
+    assert len(last.executed) == 4
 
 
 def test_a_clean_stop_is_no_death_of_what_had_not_begun(build):
