@@ -35,6 +35,8 @@ def is_array(payload: bytes) -> bool:
 
 def decode(payload: bytes, *, depth: int, items: int, ids: bool) -> Any:  # noqa: ANN401 - a tree
     """Decode exactly one data item, with integers for keys where `ids`; raises `BadRequest`."""
+    if ids:
+        _check_keys(payload, items)
     stream = io.BytesIO(payload)
     try:
         decoder = cbor2.CBORDecoder(
@@ -42,7 +44,7 @@ def decode(payload: bytes, *, depth: int, items: int, ids: bool) -> Any:  # noqa
             semantic_decoders=_NO_TAGS,
             max_depth=depth,
             allow_duplicate_keys=False,
-            strict_hashable_types=True,
+            strict_hashable_types=not ids,
         )
         tree = decoder.decode()
     except cbor2.CBORDecodeError as error:
@@ -60,6 +62,48 @@ def encode(tree: Any) -> bytes:  # noqa: ANN401 - a tree
     return cbor2.dumps(tree)
 
 
+def _check_keys(payload: bytes, items: int) -> None:
+    """Refuse keys that are neither text nor ids of up to 16 bits, before any goes into a dict.
+
+    Of other keys many can be made that have the same hash, which takes for ever to tell apart. What
+    is not CBOR at all is left to the decoder.
+    """
+    at = heads = 0
+    inside = [[False, 1]]  # what is open: whether it is a map, and how many items are to come
+    while inside and at < len(payload):
+        first = payload[at]
+        major, info = first >> 5, first & 0x1F
+        at += 1
+        heads += 1
+        if heads > 2 * items + 1:
+            raise BadRequest(f"the message holds more than {items} items")
+        if first == _BREAK:
+            inside.pop()
+            continue
+        in_map, left = inside[-1]
+        if in_map and left % 2 == 0 and not (major == _TEXT or first in _IDS):
+            raise BadRequest("a CBOR map has a key that is neither text nor an id")
+        inside[-1][1] -= 1
+        width = 1 << (info - 24) if info in _WIDE else 0
+        argument = int.from_bytes(payload[at : at + width], "big") if width else info
+        at += width
+        if info == _INDEFINITE:
+            inside.append([major == _MAP, -2])
+        elif major in (_BYTES, _TEXT):
+            at += argument
+        elif major in (_ARRAY, _MAP):
+            inside.append([major == _MAP, argument * (2 if major == _MAP else 1)])
+        while inside and inside[-1][1] == 0:
+            inside.pop()
+
+
+_BYTES, _TEXT, _ARRAY, _MAP = range(2, 6)
+_BREAK = 0xFF
+_INDEFINITE = 31
+_WIDE = range(24, 28)
+_IDS = range(0x1A)  # the first bytes of unsigned integers of up to 16 bits
+
+
 def _check(tree: Any, items: int, keys: tuple[type, ...]) -> None:  # noqa: ANN401 - a tree
     """Refuse what a tree cannot hold: keys of other types, simple values, numbers too large."""
     waiting = [tree]
@@ -69,8 +113,7 @@ def _check(tree: Any, items: int, keys: tuple[type, ...]) -> None:  # noqa: ANN4
         kind = type(node)
         if kind is dict:
             if any(type(name) not in keys for name in node):
-                allowed = "neither an id nor text" if int in keys else "no text"
-                raise BadRequest(f"a CBOR map has a key that is {allowed}")
+                raise BadRequest("a CBOR map has a key that is no text")
             waiting.extend(node.values())
             counted += len(node)
         elif kind is list:

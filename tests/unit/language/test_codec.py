@@ -9,7 +9,7 @@ import cbor2
 import pytest
 
 from oc2d.errors import BadRequest
-from oc2d.language.codec import Encoding, InputLimits, decode, encode, guess
+from oc2d.language.codec import Encoding, InputLimits, decode, encode, guess, recognise
 
 LIMITS = InputLimits()
 
@@ -31,8 +31,8 @@ def from_cbor(payload: bytes, limits: InputLimits = LIMITS):
         (b"\xef\xbb\xbf{}", Encoding.JSON),
         (b"\xa0", Encoding.CBOR),
         (b"\xbf\xff", Encoding.CBOR),
-        (b"\x82\x00\x00", Encoding.CBOR),
-        (b"\x83", Encoding.CBOR),
+        (b"\x82\x00\x00", Encoding.CONCISE),
+        (b"\x83", Encoding.CONCISE),
         (b"\x84", None),
         (b"[]", None),
         (b"'", None),
@@ -42,6 +42,30 @@ def from_cbor(payload: bytes, limits: InputLimits = LIMITS):
 )
 def test_the_first_byte_tells_the_encoding(payload, encoding):
     assert guess(payload) is encoding
+    assert recognise(None, payload) is encoding
+
+
+@pytest.mark.req("AMB-15", "AMB-52", "MQTT-34")
+@pytest.mark.parametrize(
+    ("announced", "payload", "encoding"),
+    [
+        ("json", b"\x82", Encoding.JSON),
+        ("cbor", b"{}", Encoding.CBOR),
+        ("cbor", b"\xa0", Encoding.CBOR),
+        ("cbor", b"", Encoding.CBOR),
+        ("cbor", b"\x82", Encoding.CONCISE),
+        ("cbor", b"\x83", Encoding.CONCISE),
+        ("cbor", b"\x84", Encoding.CONCISE),
+        ("cbor", b"\x98\x02", Encoding.CONCISE),
+        ("cbor", b"\x9f", Encoding.CONCISE),
+        ("xml", b"{}", None),
+        ("", b"{}", None),
+        ("cbor-concise", b"\x82", None),
+    ],
+)
+def test_the_property_tells_the_encoding_and_the_first_byte_the_form(announced, payload, encoding):
+    assert recognise(announced, payload) is encoding
+    assert encoding is None or encoding.announced == announced
 
 
 @pytest.mark.req("LANG-73", "LANG-89", "LANG-91")
@@ -146,7 +170,7 @@ def test_the_payload_limit_is_inclusive(encoding):
 
 
 @pytest.mark.req("LANG-77")
-@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("encoding", [Encoding.JSON, Encoding.CBOR])
 def test_the_depth_limit_is_inclusive(encoding):
     tree = "x"
     for level in range(32):
@@ -157,7 +181,7 @@ def test_the_depth_limit_is_inclusive(encoding):
 
 
 @pytest.mark.req("LANG-77")
-@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("encoding", [Encoding.JSON, Encoding.CBOR])
 def test_the_item_limit_counts_members_and_elements(encoding):
     limits = InputLimits(items=10)
     for tree in (list(range(10)), {str(n): n for n in range(10)}, {"a": list(range(8))}):
@@ -278,7 +302,7 @@ def test_indefinite_lengths_and_longer_heads_are_read(payload, tree):
         ("a16161c34101", "tags"),
         ("a16161c11a5f5e1000", "tags"),
         ("a16161d81c80", "tags"),
-        ("82d81c80d81d00", "concise"),
+        ("82d81c80d81d00", "tags"),
         ("a26161d81c806162d81d00", "tags"),
         ("d9d9f7a0", "tags"),
         ("d90100a0", "tags"),
@@ -305,8 +329,6 @@ def test_indefinite_lengths_and_longer_heads_are_read(payload, tree):
         ("a161ff", "CBOR"),
         ("1c", "CBOR"),
         ("", "CBOR"),
-        ("820000", "concise"),
-        ("83f6f6f6", "concise"),
     ],
 )
 def test_cbor_that_means_more_or_less_than_json_is_refused(payload, why):

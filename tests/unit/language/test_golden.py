@@ -118,9 +118,10 @@ def test_exchange_22_broken_payloads(payload):
 
 
 @pytest.mark.req("AMB-52")
-def test_exchange_25_the_same_commands_in_cbor():
+@pytest.mark.parametrize("form", [Encoding.CBOR, Encoding.CONCISE])
+def test_exchange_25_the_same_commands_in_cbor(form):
     for command in (E4, {"action": "query", "target": {"features": []}}):
-        json, cbor = send(command), send(command, Encoding.CBOR)
+        json, cbor = send(command), send(command, form)
         assert json == cbor
         assert fingerprint(command, json) == fingerprint(command, cbor)
     for bad in ({**E4, "action": "block"}, {**E4, "args": {}}):

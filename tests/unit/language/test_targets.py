@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 
+import cbor2
 import pytest
 
 from oc2d.errors import BadRequest, NotSupported
 from oc2d.language.codec import Encoding, InputLimits, decode, encode
 from oc2d.language.command import command_tree, parse_command
+from oc2d.language.message import Headers, open_envelope, wrap_request
 from oc2d.language.targets import IPv4Connection, IPv6Connection
 from oc2d.language.values import IPv4Net
-from oc2d.language.vocabulary import L4Protocol
+from oc2d.language.vocabulary import CORE_TARGETS, L4Protocol
 
 MD5 = "0313fd399b143fc40cd52a1679018305"
 SHA1 = "f46ed7e88334a4d3debaa8cfa842727cb66e997f"
@@ -19,8 +21,12 @@ SHA256 = "5c2d6daaf85a710605678f8e7ef0b725b33303f3234197b9dc4b46196734a4f0"
 
 
 def read(name, value, encoding=Encoding.JSON):
-    payload = encode({"action": "deny", "target": {name: value}}, encoding)
-    return parse_command(decode(payload, encoding, InputLimits()), encoding)
+    message = wrap_request({"action": "deny", "target": {name: value}}, Headers())
+    return received(encode(message, encoding), encoding)
+
+
+def received(payload, encoding):
+    return parse_command(open_envelope(decode(payload, encoding, InputLimits())).content, encoding)
 
 
 def written(name, value, encoding=Encoding.JSON, out=None):
@@ -291,13 +297,14 @@ def test_good_values_are_read_and_written_canonically(name, given, canonical):
 
 
 @pytest.mark.req("AMB-52", "LANG-80")
+@pytest.mark.parametrize("form", [Encoding.CBOR, Encoding.CONCISE])
 @pytest.mark.parametrize(("name", "given", "canonical"), GOOD)
-def test_cbor_holds_the_same_values_as_json(name, given, canonical):
+def test_cbor_holds_the_same_values_as_json(name, given, canonical, form):
     del canonical
-    binary = written(name, given, out=Encoding.CBOR)
-    assert read(name, binary, Encoding.CBOR).target == read(name, given).target
-    assert written(name, binary, Encoding.CBOR) == binary
-    assert read(name, given, Encoding.CBOR).target == read(name, given).target
+    binary = written(name, given, out=form)
+    assert read(name, binary, form).target == read(name, given).target
+    assert written(name, binary, form) == binary
+    assert read(name, given, form).target == read(name, given).target
 
 
 @pytest.mark.req(
@@ -315,12 +322,27 @@ def test_cbor_holds_the_same_values_as_json(name, given, canonical):
     "AMB-34",
     "AMB-41",
 )
-@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("encoding", [Encoding.JSON, Encoding.CBOR])
 @pytest.mark.parametrize(("name", "given"), BAD)
 def test_bad_values_are_refused_with_their_place(name, given, encoding):
     with pytest.raises(BadRequest) as caught:
         read(name, given, encoding)
     assert caught.value.path.startswith(f"$.body.openc2.request.target.{name}")
+
+
+@pytest.mark.req("AMB-52", "LANG-17", "LANG-18")
+@pytest.mark.parametrize(("name", "given"), [bad for bad in BAD if bad != ("features", [1])])
+def test_bad_values_are_refused_in_concise_cbor_at_the_same_place(name, given):
+    def refused(payload, encoding):
+        with pytest.raises(BadRequest) as caught:
+            received(payload, encoding)
+        return caught.value.path
+
+    message = wrap_request({"action": "deny", "target": {name: given}}, Headers())
+    concise = cbor2.dumps([None, {1: {1: [6, {CORE_TARGETS[name]: given}]}}])
+    assert refused(concise, Encoding.CONCISE) == refused(
+        encode(message, Encoding.CBOR), Encoding.CBOR
+    )
 
 
 @pytest.mark.req("AMB-52", "LANG-65", "LANG-66", "LANG-80")

@@ -1,4 +1,4 @@
-"""The public OpenC2 v1.0 vectors, in both encodings, less the disagreements of AMB-56.
+"""The public OpenC2 v1.0 vectors, in all three forms, less the disagreements of AMB-56.
 
 They are not part of this repository: OC2D_VECTORS or ../shared/vectors says where they are.
 """

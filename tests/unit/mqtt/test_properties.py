@@ -73,7 +73,7 @@ def test_what_is_packed_is_what_paho_reads(
     packed = properties(kind, encoding, correlation)
     read, length = Properties(PacketTypes.PUBLISH).unpack(packed)
     assert length == len(packed)
-    assert read.UserProperty == [("msgType", kind), ("encoding", encoding.value)]
+    assert read.UserProperty == [("msgType", kind), ("encoding", encoding.announced)]
     assert read.ContentType == "application/openc2"
     assert read.PayloadFormatIndicator == (encoding is Encoding.JSON)
     assert getattr(read, "CorrelationData", None) == correlation
