@@ -46,7 +46,9 @@ def numbered(tree: Any, names: Names | None) -> Any:  # noqa: ANN401 - a tree
     """Put ids for names that have one; raises `BadRequest` for a member that no array can hold."""
     if isinstance(tree, dict):
         ids, inner = (names.ids, names.inner) if names else ({}, {})
-        made = {ids.get(name, name): numbered(own, inner.get(name)) for name, own in tree.items()}
+        made: dict[int | str, Any] = {
+            ids.get(name, name): numbered(own, inner.get(name)) for name, own in tree.items()
+        }
         return _array(made) if names is not None and names.record else made
     if isinstance(tree, (list, tuple)):
         return [numbered(item, names) for item in tree]
