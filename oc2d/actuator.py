@@ -319,7 +319,7 @@ def _pair_from(cls: type[Actuator], name: str, mark: _Mark) -> Pair:
     known = own in cls.targets and prefix == cls.profile if colon else mark.target in CORE_TARGETS
     if not known:
         raise PluginError(f"{where}: no target {mark.target!r} in the language or in `targets`")
-    fields = frozenset(getattr(cls.args_type, "__struct_fields__", ()))
+    fields = frozenset(getattr(cls.args_type, "__struct_encode_fields__", ()))
     args = fields if mark.args is None else mark.args
     reverts = cls.revert is not Actuator.revert
     default_times = TIMES if reverts else frozenset({"start_time"})

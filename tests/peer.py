@@ -56,7 +56,7 @@ def connack(session_present: bool = False, code: int = 0, properties: bytes = b"
     return packet(0x20, bytes([session_present, code]) + varint(len(properties)) + properties)
 
 
-def publish(  # noqa: PLR0917
+def publish(
     topic: str,
     payload: bytes,
     qos: int = 1,

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -25,7 +26,7 @@ _TIMEOUT = 15.0
 _LIMITS = InputLimits(payload=1 << 28, items=1 << 20)
 
 
-def properties(  # noqa: PLR0913 - what a PUBLISH may carry
+def properties(
     message_type: str | None = "req",
     encoding: str | None = "json",
     *,
@@ -52,7 +53,7 @@ def properties(  # noqa: PLR0913 - what a PUBLISH may carry
 
 @dataclass(frozen=True)
 class Reply:
-    """One PUBLISH that was not the Producer's own; `properties` as paho names them."""
+    """One PUBLISH that is no command; `properties` as paho names them."""
 
     topic: str
     payload: bytes
@@ -65,7 +66,7 @@ class Reply:
     def user(self) -> list[tuple[str, str]]:
         return self.properties.get("UserProperty", [])
 
-    @property
+    @cached_property
     def message(self) -> dict[str, Any]:
         return decode(self.payload, Encoding(dict(self.user)["encoding"]), _LIMITS)
 
@@ -95,7 +96,7 @@ def request(command: object, headers: dict[str, Any]) -> dict[str, Any]:
 
 
 class Producer:
-    """Connected to a broker on 127.0.0.1; sees whatever anybody else publishes."""
+    """Connected to a broker on 127.0.0.1; sees whatever is published beside commands."""
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class Producer:
         self.sender = sender
         self.topic = topic
         self.replies: list[Reply] = []
+        self.refused: list[str] = []  # by the broker: why
         self._seen = threading.Condition()
         self._ready = threading.Event()
         self._fences = itertools.count(1)
@@ -121,7 +123,8 @@ class Producer:
         self._client.on_connect = self._connected
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = self._received
-        self._client.max_inflight_messages_set(0)
+        self._client.on_publish = self._published
+        self._client.max_inflight_messages_set(20)  # what mosquitto takes from one client
         self._client.reconnect_delay_set(0.05, 0.2)
         kept = Properties(PacketTypes.CONNECT)
         kept.SessionExpiryInterval = 3600
@@ -137,7 +140,13 @@ class Producer:
     def _connected(self, client: paho.Client, *_: object) -> None:
         client.subscribe("#", options=SubscribeOptions(qos=2, noLocal=True))
 
+    def _published(self, _client: object, _data: object, _mid: int, code: Any, _: object) -> None:
+        if code.is_failure:
+            self.refused.append(str(code))
+
     def _received(self, _client: object, _data: object, got: paho.MQTTMessage) -> None:
+        if "oc2/cmd" in got.topic:
+            return
         listed = {name: getattr(got.properties, name) for name in _NAMES if _has(got, name)}
         reply = Reply(got.topic, got.payload, got.qos, got.retain, listed, at=time.monotonic())
         with self._seen:
@@ -158,7 +167,7 @@ class Producer:
         """Publish these bytes, whatever they are."""
         return self._client.publish(topic or self.topic, payload, qos, retain, properties)
 
-    def send(  # noqa: PLR0913 - what tests vary
+    def send(
         self,
         command: object,
         topic: str | None = None,
@@ -211,9 +220,9 @@ class Producer:
         deadline = time.monotonic() + timeout
         while not (found := condition()):
             with self._seen:
-                if not self._seen.wait(min(0.05, max(0.0, deadline - time.monotonic()))):
-                    if time.monotonic() >= deadline:
-                        pytest.fail(f"not within {timeout} s: {what}")
+                self._seen.wait(0.05)
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {timeout} s: {what}")
         return found
 
     def fence(self, topic: str | None = None) -> None:

@@ -6,10 +6,11 @@ transaction is on the disk goes into the `Batch`.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import takewhile
 
 import msgspec
 import structlog
@@ -19,25 +20,27 @@ from oc2d.engine import events
 from oc2d.engine.answers import Answers, Handles, ReplyTo, refused
 from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
-from oc2d.engine.intake import Admit, Answer, Drop, Gate, Repeat
+from oc2d.engine.intake import Admit, Answer, Drop, Gate, Memory, Repeat
 from oc2d.engine.journal import Journal, Origin
 from oc2d.engine.ports import Inbound, Outgoing, Token
 from oc2d.engine.schedule import Scheduler
-from oc2d.engine.worker import Job, Outcome, Step, Worker
-from oc2d.errors import Refusal, Unavailable
+from oc2d.engine.window import Window
+from oc2d.engine.worker import Job, Outcome, OutcomeUnknown, Step, Worker
+from oc2d.errors import Failed, Refusal, Unavailable
 from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, encode
 from oc2d.language.command import extension_tree
-from oc2d.language.response import OpenC2Response, Results
+from oc2d.language.response import OpenC2Response, Results, response_tree
 from oc2d.language.vocabulary import ResponseType, StatusCode
 
-__all__ = ["Batch", "Case", "Cases", "Settings"]
+__all__ = ["Batch", "Case", "Cases", "Settings", "first_step"]
 
 _log = structlog.get_logger("oc2d.engine")
 _PROCESSING = StatusCode.PROCESSING
 _STATUS_AFTER = 0.1  # seconds until `status` is told that a command still runs (AMB-18)
 _REVERT_AGAIN = 10.0  # seconds until a failed revert is tried again
 _LAST = 20
+_NEVER = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,9 @@ class Settings:
 
 @dataclass(slots=True)
 class Case:
-    """One request that is not finished."""
+    """One request that is not finished; `job` is what its actuator has to do next."""
 
+    job: Job
     request: Request
     origin: Origin
     to: ReplyTo
@@ -60,6 +64,7 @@ class Case:
     begun: float
     told: bool = False  # something was sent for it already
     deferred: bool = False  # it waits for its start time
+    running: bool = False  # its actuator was told to execute it
 
     @property
     def silent(self) -> bool:
@@ -106,9 +111,9 @@ class Cases:
         self.outcomes: Counter[tuple[str, str, int]] = Counter()
         self.last: deque[dict[str, object]] = deque(maxlen=_LAST)
         # Due times of interim answers, one line for each delay, so that each is in order.
-        self._interim: dict[ResponseType, deque[tuple[float, int]]] = {
-            ResponseType.STATUS: deque(),
-            ResponseType.COMPLETE: deque(),
+        self._interim: dict[ResponseType, OrderedDict[int, float]] = {
+            ResponseType.STATUS: OrderedDict(),
+            ResponseType.COMPLETE: OrderedDict(),
         }
 
     # -- from the transfer
@@ -132,7 +137,7 @@ class Cases:
     def _answer(self, verdict: Answer, topic: str, batch: Batch) -> None:
         memory = verdict.memory
         if memory is not None:
-            request = self._journal.add(memory.key, self._expires(), None, None)
+            request = self._journal.add(memory.key, self._expires(memory), None, None)
             if memory.key is None:
                 self._journal.delivered(memory.packet_id, memory.digest, request)
             if not verdict.silent:
@@ -145,7 +150,10 @@ class Cases:
     def _repeat(self, verdict: Repeat, topic: str, batch: Batch) -> None:
         self.counters["duplicates"] += 1
         stored = verdict.known.response
-        if stored is not None and not verdict.silent:
+        case = self.open.get(verdict.known.request)
+        # A 102 is no news to one whose own reply will follow, unless that is far off (AMB-21).
+        follows = case is not None and not case.deferred and not _last_word(case)
+        if stored is not None and not verdict.silent and not follows:
             self._post(self._answers.repeat(stored, verdict.to), batch)
         batch.then.append(
             lambda: self._tell(verdict.request, verdict.to, topic, None, 0.0, duplicate=True)
@@ -153,7 +161,8 @@ class Cases:
 
     def _admit(self, verdict: Admit, batch: Batch) -> None:
         memory, journal = verdict.memory, self._journal
-        request = journal.add(memory.key, self._expires(), verdict.host.nsid, verdict.origin)
+        expires = self._expires(memory)
+        request = journal.add(memory.key, expires, verdict.host.nsid, verdict.origin)
         if memory.key is None:
             journal.delivered(memory.packet_id, memory.digest, request)
         if verdict.reused_id:
@@ -164,12 +173,13 @@ class Cases:
         job = Job(
             request,
             verdict.host.nsid,
-            Step.RESERVE if window.ahead(self._clock) else Step.CARRY_OUT,
+            first_step(window, self._clock),
             replace(verdict.command, key=f"{journal.epoch}-{request}"),
             window,
             early=verdict.response_type is ResponseType.ACK,
         )
         case = Case(
+            job,
             verdict.request,
             verdict.origin,
             verdict.to,
@@ -177,20 +187,32 @@ class Cases:
             self._clock.monotonic(),
         )
 
+        self.reopen(case)
+        batch.undo.append(partial(self._leave, request))
+
         def dispatch() -> None:
-            self.reopen(request, case)
             self._hooks.request(case.request)
             self.workers[verdict.host.nsid].post(job)
 
         batch.then.append(dispatch)
 
-    def reopen(self, request: int, case: Case) -> None:
+    def reopen(self, case: Case) -> None:
         """Count a request among the open ones."""
+        request = case.job.request
         self.open[request] = case
         self.by_producer[case.to.producer] += 1
         line = self._interim.get(case.response_type)
         if line is not None and not case.told:
-            line.append((self._clock.monotonic() + self._delay(case.response_type), request))
+            line[request] = self._clock.monotonic() + self._delay(case.response_type)
+
+    def _leave(self, request: int) -> None:
+        """Keep nothing of a request that is finished."""
+        case = self.open.pop(request)
+        self.by_producer[case.to.producer] -= 1
+        if not self.by_producer[case.to.producer]:
+            del self.by_producer[case.to.producer]
+        if line := self._interim.get(case.response_type):
+            line.pop(request, None)
 
     def _delay(self, kind: ResponseType) -> float:
         return _STATUS_AFTER if kind is ResponseType.STATUS else self._settings.interim_after
@@ -199,36 +221,43 @@ class Cases:
 
     def accepted(self, job: Job, batch: Batch) -> None:
         """Send the 102 of an `ack` (AMB-16)."""
-        self._interim_answer(job.request, OpenC2Response(status=_PROCESSING), batch)
+        if case := self.open.get(job.request):
+            self._interim_answer(case, OpenC2Response(status=_PROCESSING), batch)
 
     def reserved(self, job: Job, results: object, batch: Batch) -> None:
         """Keep what was reserved, and wait for the start time (AMB-25)."""
         case = self.open.get(job.request)
         if case is None:
             return
+        response = self._spoken(Response(_PROCESSING, "waits for its start time", results), case)
+        if response.status != _PROCESSING:
+            self._finish(case, response, batch)
+            return
         if results is not None:
-            tree = extension_tree(results, Encoding.JSON)
-            kept = encode(tree, Encoding.JSON)
+            kept = encode(extension_tree(results, Encoding.JSON), Encoding.JSON)
             case.origin = msgspec.structs.replace(case.origin, reserved=kept)
             self._journal.reoriginate(job.request, case.origin)
         self._journal.arm(job.request, revert=False)
-        response = Response(_PROCESSING, "waits for its start time", results)
-        self._interim_answer(job.request, _worded(response, case), batch)
-        due = replace(
+        self._interim_answer(case, response, batch)
+        case.job = replace(
             job, step=Step.EXECUTE, early=False, command=replace(job.command, reserved=results)
         )
-        batch.then.append(lambda: self.wait_for_start(due))
+        batch.then.append(lambda: self.wait_for_start(case))
 
-    def wait_for_start(self, job: Job) -> None:
+    def wait_for_start(self, case: Case) -> None:
         """Hold a deferred command until its start time."""
+        job = case.job
         worker = self.workers[job.profile]
-        self.open[job.request].deferred = True
+        case.deferred = True
         self._scheduler.at_start(job.window, lambda: worker.post(job))
 
     def wait_for_end(self, job: Job) -> None:
-        """Hold the revert of a command until its window is over."""
-        worker = self.workers[job.profile]
-        self._scheduler.at_stop(job.window, lambda: worker.post(job))
+        """Hold the revert of a command until its window is over.
+
+        Without its actuator it stays in the journal.
+        """
+        if worker := self.workers.get(job.profile):
+            self._scheduler.at_stop(job.window, lambda: worker.post(job))
 
     def finished(self, job: Job, outcome: Outcome, batch: Batch) -> None:
         """Write down the outcome, arm the end of its window, answer."""
@@ -236,38 +265,50 @@ class Cases:
         if case is None:
             _log.warning(events.LATE_OUTCOME, command_key=job.command.key)
             return
-        response = refused(outcome) if isinstance(outcome, Refusal) else _worded(outcome, case)
-        lasts = response.status < StatusCode.BAD_REQUEST and job.window.stop is not None
+        unknown = isinstance(outcome, OutcomeUnknown)
+        self._finish(case, self._spoken(outcome, case), batch, unknown=unknown)
+
+    def _finish(
+        self, case: Case, response: OpenC2Response, batch: Batch, *, unknown: bool = False
+    ) -> None:
+        job, status = case.job, response.status
+        request, again = job.request, status == StatusCode.SERVICE_UNAVAILABLE
+        lasts = job.window.stop is not None and (status < StatusCode.BAD_REQUEST or unknown)
         if job.step is Step.EXECUTE:
-            self._journal.disarm(job.request, revert=False)
-        if isinstance(outcome, Unavailable):
-            self._journal.forget(job.request)
+            self._journal.disarm(request, revert=False)
+        if again:
+            self._journal.forget(request)
         else:
-            self._journal.finish(job.request, keep=lasts)
+            self._journal.finish(request, keep=lasts)
         if lasts:
-            self._journal.arm(job.request, revert=True)
-        if self._owes(case, response.status):
-            if not isinstance(outcome, Unavailable):
-                self._journal.respond(job.request, self._answers.stored(response))
-            self._send(response, case.to, batch)
-        if lasts:
+            self._journal.arm(request, revert=True)
             end = replace(job, step=Step.REVERT, early=False)
             batch.then.append(lambda: self.wait_for_end(end))
-        batch.then.append(lambda: self._close(job.request, case, response.status))
+        if self._owes(case, status):
+            if not again:
+                self._journal.respond(request, self._answers.stored(response))
+            self._send(response, case.to, batch)
+        self._leave(request)
+        batch.undo.append(lambda: self.reopen(case))
+        duration = (self._clock.monotonic() - case.begun) * 1000
+        topic = case.origin.topic
+        batch.then.append(lambda: self._tell(case.request, case.to, topic, status, duration))
+
+    def _spoken(self, outcome: Outcome, case: Case) -> OpenC2Response:
+        """Turn an outcome into a response that can be sent, whatever the plugin put into it."""
+        try:
+            response = refused(outcome) if isinstance(outcome, Refusal) else _worded(outcome, case)
+            for encoding in {Encoding.JSON, case.to.encoding}:
+                encode(response_tree(response, encoding), encoding)
+        except Exception as error:  # noqa: BLE001 - any plugin, any error
+            _log.error(events.ACTUATOR_FAILED, profile=case.job.profile, exc_info=error)
+            return refused(Failed("internal error"))
+        return response
 
     def _owes(self, case: Case, status: int) -> bool:
-        if case.response_type is ResponseType.ACK and case.told:
+        if _last_word(case):
             return self._settings.report_after_ack and status >= StatusCode.BAD_REQUEST
         return not case.silent
-
-    def _close(self, request: int, case: Case, status: int) -> None:
-        if self.open.pop(request, None) is None:
-            return
-        self.by_producer[case.to.producer] -= 1
-        if not self.by_producer[case.to.producer]:
-            del self.by_producer[case.to.producer]
-        duration = (self._clock.monotonic() - case.begun) * 1000
-        self._tell(case.request, case.to, case.origin.topic, status, duration)
 
     def reverted(self, job: Job, failed: str | None, batch: Batch) -> None:
         """Close a window for good, or try again later."""
@@ -280,6 +321,7 @@ class Cases:
             )
             return
         _log.error(events.REVERT_FAILED, command_key=job.command.key, reason=failed)
+        self._journal.revert_failed(job.request)
         worker = self.workers[job.profile]
         batch.then.append(lambda: self._scheduler.after(_REVERT_AGAIN, lambda: worker.post(job)))
 
@@ -290,42 +332,48 @@ class Cases:
         for job in wanted:
             if job.step is Step.REVERT:
                 self._journal.reverting(job.request)
+            else:
+                self.open[job.request].running = True
         return wanted
 
-    def abandon(self, profile: str, running: set[int], batch: Batch) -> None:
-        """Answer 503 for all that waits for an actuator which does not come back."""
-        refusal = refused(Unavailable(f"{profile} does not answer"))
-        for request, case in self.open.items():
-            if case.request.profile != profile or case.deferred or request in running:
-                continue
-            self._journal.forget(request)
-            if self._owes(case, refusal.status):
-                self._send(refusal, case.to, batch)
-            batch.then.append(partial(self._close, request, case, refusal.status))
+    def postponed(self, jobs: Sequence[Job]) -> None:
+        """Take back `started`, for the next start: the daemon stops."""
+        self._journal.postponed(job.request for job in jobs if job.request in self.open)
+
+    def abandon(self, profile: str, batch: Batch) -> None:
+        """Answer for an actuator that does not come back: what it runs, and what waits behind.
+
+        What is deferred goes on waiting.
+        """
+        for case in [case for case in self.open.values() if case.job.profile == profile]:
+            if case.running:
+                self.finished(case.job, OutcomeUnknown("outcome unknown"), batch)
+            elif not case.deferred:
+                self.finished(case.job, Unavailable(f"{profile} does not answer"), batch)
 
     # -- from the clock
 
     def interim(self, now: float, batch: Batch) -> None:
         """Tell those who wait too long that their command still runs (LANG-30)."""
+        response = OpenC2Response(status=_PROCESSING, status_text="in progress")
         for line in self._interim.values():
-            while line and (line[0][0] <= now or line[0][1] not in self.open):
-                due = line.popleft()
-                batch.undo.append(partial(line.appendleft, due))
-                response = OpenC2Response(status=_PROCESSING, status_text="in progress")
-                self._interim_answer(due[1], response, batch)
+            for request in [r for r, _ in takewhile(lambda item: item[1] <= now, line.items())]:
+                self._interim_answer(self.open[request], response, batch)
+                batch.then.append(partial(self._reminded, line, request))
+
+    @staticmethod
+    def _reminded(line: OrderedDict[int, float], request: int) -> None:
+        line.pop(request, None)
 
     def next_interim(self) -> float | None:
         """When `interim` has something to do (monotonic); None: never as things are."""
-        for line in self._interim.values():
-            while line and line[0][1] not in self.open:
-                line.popleft()
-        return min((line[0][0] for line in self._interim.values() if line), default=None)
+        firsts = (next(iter(line.values()), None) for line in self._interim.values())
+        return min((due for due in firsts if due is not None), default=None)
 
-    def _interim_answer(self, request: int, response: OpenC2Response, batch: Batch) -> None:
-        case = self.open.get(request)
-        if case is None or case.silent or case.told:
+    def _interim_answer(self, case: Case, response: OpenC2Response, batch: Batch) -> None:
+        if case.silent or case.told:
             return
-        self._journal.respond(request, self._answers.stored(response))
+        self._journal.respond(case.job.request, self._answers.stored(response))
         self._send(response, case.to, batch)
         case.told = True
 
@@ -342,13 +390,16 @@ class Cases:
         self._post(self._answers.build(response, to, durable=durable), batch)
 
     def _post(self, messages: Sequence[Outgoing], batch: Batch) -> None:
+        batch.undo.extend([partial(self._handles.give_back, m.handle) for m in messages])
         for message in messages:
-            batch.undo.append(partial(self._handles.give_back, message.handle))
             if message.durable:
                 self._journal.post(message)
         batch.send.extend(messages)
 
-    def _expires(self) -> int:
+    def _expires(self, memory: Memory) -> int:
+        """Tell until when it is remembered; without a request id until its packet id is reused."""
+        if memory.key is None:
+            return _NEVER
         return self._clock.wall() // 1000 + self._settings.remember
 
     def _tell(  # noqa: PLR0913 - the canonical line
@@ -370,6 +421,7 @@ class Cases:
             "profile": request.profile if request else None,
             "action": command.action.value if command else None,
             "target": command.target.name if command else None,
+            "command_id": (command and command.command_id) or to.request_id,  # LANG-5
             "status": None if status is None else int(status),
             "duration_ms": round(duration_ms, 2),
             "duplicate": duplicate,
@@ -382,10 +434,23 @@ class Cases:
             self._hooks.response(request, int(status), duration_ms)
 
 
+def first_step(window: Window, clock: Clock) -> Step:
+    """Tell what a command begins with; there is no waiting for a window without length (AMB-24)."""
+    return Step.RESERVE if window.ahead(clock) and not window.over(clock) else Step.CARRY_OUT
+
+
+def _last_word(case: Case) -> bool:
+    """Tell whether the 102 that was sent is all there will be (AMB-16)."""
+    return case.told and case.response_type is ResponseType.ACK
+
+
 def _worded(response: Response, case: Case) -> OpenC2Response:
-    """Put a plugin's results under its NSID (LANG-40)."""
-    nsid = case.request.profile or ""
-    results = None if response.results is None else Results(extensions={nsid: response.results})
-    return OpenC2Response(
-        status=StatusCode(response.status), status_text=response.text, results=results
-    )
+    """Put a plugin's results under its NSID (LANG-40); raises what is wrong with them."""
+    status, text, results = StatusCode(response.status), response.text, response.results
+    if not (text is None or isinstance(text, str)):
+        raise TypeError(f"the text of a response is {type(text).__name__}")
+    if results is None:
+        return OpenC2Response(status, text)
+    if not isinstance(extension_tree(results, Encoding.JSON), dict):
+        raise TypeError(f"the results of a response are {type(results).__name__}")
+    return OpenC2Response(status, text, Results(extensions={case.job.profile: results}))

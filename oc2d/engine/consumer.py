@@ -34,8 +34,8 @@ _log = structlog.get_logger("oc2d.engine")
 _START_TIME = 300.0  # seconds for an actuator to start or to restore its rules
 _LINK_TIME = 5.0  # seconds for an actuator to open the way to the broker
 _STATUS_TIME = 1.0
-_WORKER_STOP = 8.0
-_ENGINE_STOP = 3.0
+_WORKER_STOP = 6.0
+_ENGINE_STOP = 2.0
 
 
 class Consumer:
@@ -82,7 +82,6 @@ class Consumer:
             cases=self._cases,
             handles=handles,
             clock=clock,
-            timeouts={nsid: host.timeout for nsid, host in hosted.items()},
         )
         self._workers = self._cases.workers
         for nsid, host in hosted.items():
@@ -130,17 +129,20 @@ class Consumer:
             ended = frozenset(left.ended.get(nsid, ()))
             _begin(worker, "start", partial(actuator.start, context))
             _begin(worker, "restore", partial(actuator.restore, ended))
-        self.engine.start(transfer)
         recovery.resume(left, self._cases, self.engine)
+        self.engine.start(transfer)
         self._scheduler.start()
 
     def quiesce(self) -> None:
         """Take in nothing more, finish what is running, write it down; the rest is journalled."""
         self.engine.close_intake()
         self._scheduler.stop()
-        until = time.monotonic() + _WORKER_STOP
         for worker in self._workers.values():
-            worker.stop(max(0.1, until - time.monotonic()))
+            worker.stop()
+        until = time.monotonic() + _WORKER_STOP
+        for nsid, worker in self._workers.items():
+            if not worker.ended(max(0.0, until - time.monotonic())):
+                _log.error(events.ACTUATOR_LEFT, profile=nsid)
         if self.engine.running:
             self.engine.settle(_ENGINE_STOP)
 

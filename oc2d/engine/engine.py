@@ -13,7 +13,8 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from oc2d.engine.clock import Clock
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
 from oc2d.engine.ports import Inbound, Transfer
-from oc2d.engine.worker import Job, Outcome, Step
+from oc2d.engine.worker import Job, Outcome
 from oc2d.errors import Failed
 
 __all__ = ["Engine"]
@@ -36,23 +37,29 @@ _log = structlog.get_logger("oc2d.engine")
 _MOST_AT_ONCE = 1024  # reports in one transaction
 _LAZY = 1.0  # seconds that a DONE mark may wait for company
 _MOST_LAZY = 1000
-_EXPIRE_EVERY = 1.0
-_EXPIRE_AT_ONCE = 50
+_EXPIRE_AT_ONCE = 64
 _RETRY = 0.5  # seconds after which a journal that refused is asked again
+_PATIENCE = 0.05  # seconds between faults that nobody thought of
+# Not the disk's fault, but that of what was to be written: it will not get better.
+_OURS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
 
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """One thing to write down; `durable` when somebody outside learns of it."""
+    """One thing to write down; `durable` when somebody outside learns of it.
+
+    `dropped` is called if it cannot be written for another reason than the disk.
+    """
 
     write: Callable[[Batch], None]
     durable: bool = True
+    dropped: Callable[[], None] | None = None
 
 
 class Engine:
     """Implements `ports.Intake` for the transfer and `worker.Reports` for the workers."""
 
-    def __init__(  # noqa: PLR0913 - the parts it drives
+    def __init__(
         self,
         *,
         journal: Journal,
@@ -60,27 +67,24 @@ class Engine:
         cases: Cases,
         handles: Handles,
         clock: Clock,
-        timeouts: Mapping[str, float],
     ) -> None:
         self._journal = journal
         self._gate = gate
         self._cases = cases
         self._handles = handles
         self._clock = clock
-        self._timeouts = timeouts
         self._transfer: Transfer | None = None
         self._inbox: queue.SimpleQueue[_Report] = queue.SimpleQueue()
         self._again: list[_Report] = []
         self._done: list[int] = []
         self._done_by = 0.0
-        self._expire_at = 0.0
-        self._executing: dict[str, tuple[float, tuple[Job, ...]]] = {}
         self.stuck: set[str] = set()
         self.journal_error: str | None = None
-        self._held: list[Inbound] = []
+        self._undecided: deque[Inbound] = deque()
         self._closed = False
         self._turned = threading.Event()
         self._stopping = threading.Event()
+        self._hopeless = threading.Event()
         self._thread = threading.Thread(target=self._run, name="oc2d-engine", daemon=True)
 
     def start(self, transfer: Transfer) -> None:
@@ -105,10 +109,12 @@ class Engine:
         return settled.wait(timeout)
 
     def stop(self, timeout: float) -> None:
-        """Write down all that was reported, then end."""
+        """Write down all that was reported, then end; a disk that says no ends it as well."""
         self._stopping.set()
         self._post(_Report(lambda _: None, durable=False))
         if self._thread.is_alive():
+            self._thread.join(timeout)
+            self._hopeless.set()
             self._thread.join(timeout)
 
     def ping(self, timeout: float) -> bool:
@@ -125,11 +131,11 @@ class Engine:
 
     def received(self, messages: Sequence[Inbound]) -> None:
         """Take deliveries."""
-        self._post(_Report(lambda batch: self._judge(messages, batch)))
+        self._post(_Report(lambda batch: self._arrived(messages, batch)))
 
     def sent(self, handles: Sequence[int]) -> None:
         """Mark as DONE, in company."""
-        self._post(_Report(lambda _: self._lazily(handles), durable=False))
+        self._post(_Report(lambda batch: self._lazily(handles, batch), durable=False))
 
     def taken(self, handles: Sequence[int]) -> None:
         """Remember PUBREC before PUBREL goes out."""
@@ -146,6 +152,10 @@ class Engine:
 
     # -- worker.Reports
 
+    def wanted(self, job: Job) -> bool:
+        """Tell whether a request is still open."""
+        return job.request in self._cases.open
+
     def accepted(self, job: Job) -> None:
         """Send the 102 of an `ack`."""
         self._post(_Report(lambda batch: self._cases.accepted(job, batch)))
@@ -161,13 +171,20 @@ class Engine:
 
         def write(batch: Batch) -> None:
             wanted[:] = self._cases.started(jobs)
-            if wanted:
-                batch.then.append(lambda: self._watch(wanted))
             batch.then.append(written.set)
 
-        self._post(_Report(write, durable))
+        def dropped() -> None:
+            wanted.clear()
+            self.finished([(job, Failed("internal error")) for job in jobs])
+            written.set()
+
+        self._post(_Report(write, durable, dropped))
         written.wait()
         return wanted
+
+    def postponed(self, jobs: Sequence[Job]) -> None:
+        """Write down that these did not begin."""
+        self._post(_Report(lambda _: self._cases.postponed(jobs), durable=False))
 
     def finished(self, jobs: Sequence[tuple[Job, Outcome]]) -> None:
         """Write down outcomes."""
@@ -175,18 +192,12 @@ class Engine:
         def write(batch: Batch) -> None:
             for job, outcome in jobs:
                 self._cases.finished(job, outcome, batch)
-            batch.then.append(lambda: self._unwatch(jobs[0][0].profile))
 
         self._post(_Report(write))
 
     def reverted(self, job: Job, failed: str | None) -> None:
         """Close a window."""
-
-        def write(batch: Batch) -> None:
-            self._cases.reverted(job, failed, batch)
-            batch.then.append(lambda: self._unwatch(job.profile))
-
-        self._post(_Report(write))
+        self._post(_Report(lambda batch: self._cases.reverted(job, failed, batch)))
 
     # -- the engine's thread
 
@@ -194,16 +205,21 @@ class Engine:
         self._inbox.put(report)
 
     def _run(self) -> None:
-        while not (self._stopping.is_set() and self._inbox.empty() and not self._done):
+        while not self._ends():
             reports = self._take()
             self._turned.set()
             try:
                 self._write(reports)
-            except sqlite3.Error as error:
-                self._refused(reports, error)
-            except Exception:  # noqa: BLE001 - the daemon outlives what nobody thought of (LANG-44)
-                _log.exception(events.JOURNAL_FAILED)
-                self._one_by_one(reports)
+            except Exception as error:  # noqa: BLE001 - the daemon outlives any (LANG-44)
+                if _is_disk(error):
+                    self._refused(reports, error)
+                else:
+                    _log.exception(events.REPORT_FAILED)
+                    self._one_by_one(reports)
+
+    def _ends(self) -> bool:
+        left = self._again or self._done or not self._inbox.empty()
+        return self._hopeless.is_set() or (self._stopping.is_set() and not left)
 
     def _take(self) -> list[_Report]:
         """Wait for reports, or for the next thing that the clock brings."""
@@ -219,13 +235,18 @@ class Engine:
 
     def _pause(self) -> float | None:
         """Seconds until there is something to do without a report; None: nothing is coming."""
-        dues = [deadline for deadline, _ in self._executing.values()]
+        now = self._clock.monotonic()
+        dues = [
+            worker.deadline(now)
+            for nsid, worker in self._cases.workers.items()
+            if self._cases.open and nsid not in self.stuck
+        ]
         interim = self._cases.next_interim()
         if interim is not None:
             dues.append(interim)
         if self._done:
             dues.append(0.0 if self._stopping.is_set() else self._done_by)
-        return max(0.0, min(dues) - self._clock.monotonic()) if dues else None
+        return max(0.0, min(dues) - now) if dues else None
 
     def _write(self, reports: Sequence[_Report]) -> None:
         batch = Batch()
@@ -234,15 +255,19 @@ class Engine:
         interim = self._cases.next_interim()
         due = interim is not None and interim <= now
         stuck = self._overdue(now)
-        self._journal.begin(durable=due or bool(stuck) or any(r.durable for r in reports))
+        undecided = bool(self._undecided)
+        self._journal.begin(
+            durable=due or undecided or bool(stuck) or any(r.durable for r in reports)
+        )
         try:
             for report in reports:
                 report.write(batch)
-            if due:
-                self._cases.interim(now, batch)
             for profile in stuck:
                 self._give_up(profile, batch)
-            self._tidy(now, batch)
+            if due:
+                self._cases.interim(now, batch)
+            self._judge(batch)
+            self._mark_done(now, batch)
             self._journal.commit()
         except BaseException:
             self._journal.rollback()
@@ -257,106 +282,104 @@ class Engine:
 
     def _follow(self, batch: Batch) -> None:
         """Do what had to wait for the commit; no step spoils another."""
-        transfer = self._transfer
+        transfer, steps = self._transfer, batch.then
         if transfer is not None:
-            if batch.acknowledge:
-                transfer.acknowledge(batch.acknowledge)
-            if batch.send:
-                transfer.send(batch.send)
             if batch.release:
-                transfer.release(batch.release)
-        for step in batch.then:
+                steps.insert(0, lambda: transfer.release(batch.release))
+            if batch.send:
+                steps.insert(0, lambda: transfer.send(batch.send))
+            if batch.acknowledge:
+                steps.insert(0, lambda: transfer.acknowledge(batch.acknowledge))
+        for step in steps:
             try:
                 step()
             except Exception:  # noqa: BLE001 - the same
                 _log.exception(events.FOLLOW_UP_FAILED)
 
-    def _judge(self, messages: Sequence[Inbound], batch: Batch) -> None:
+    def _arrived(self, messages: Sequence[Inbound], batch: Batch) -> None:
+        before = self._undecided.copy()
+        self._undecided.extend(messages)
+        batch.undo.append(lambda: self._back_to(before))
+
+    def _back_to(self, undecided: deque[Inbound]) -> None:
+        self._undecided = undecided
+
+    def _judge(self, batch: Batch) -> None:
         """Judge deliveries, or hold them while too many responses are on their way.
 
         What is held is not acknowledged, so the transfer stops reading by itself.
         """
-        if self._closed or self._held or self._handles.scarce(len(self._cases.open)):
-            self._held.extend(messages)
+        if not self._undecided:
             return
-        for message in messages:
-            self._cases.received(message, self._gate, batch)
+        before = self._undecided.copy()
+        batch.undo.append(lambda: self._back_to(before))
+        # Small slices, but more than can arrive.
+        self._journal.expire(self._clock.wall() // 1000, _EXPIRE_AT_ONCE + 2 * len(before))
+        while self._undecided and not self._closed:
+            if self._handles.scarce(len(self._cases.open)):
+                return
+            self._cases.received(self._undecided.popleft(), self._gate, batch)
 
-    def _let_in(self) -> None:
-        if self._held and not self._closed and not self._handles.scarce(len(self._cases.open)):
-            held, self._held = self._held, []
-            self.received(held)
-
-    def _lazily(self, handles: Sequence[int]) -> None:
+    def _lazily(self, handles: Sequence[int], batch: Batch) -> None:
+        before = len(self._done)
         if not self._done:
             self._done_by = self._clock.monotonic() + _LAZY
         self._done.extend(handles)
+        batch.undo.append(lambda: self._done.__delitem__(slice(before, None)))
 
-    def _tidy(self, now: float, batch: Batch) -> None:
-        """Write DONE marks that waited long enough, and forget what is past its time."""
-        if self._done and (
-            len(self._done) >= _MOST_LAZY or now >= self._done_by or self._stopping.is_set()
+    def _mark_done(self, now: float, batch: Batch) -> None:
+        """Write DONE marks that waited long enough."""
+        if not self._done or (
+            len(self._done) < _MOST_LAZY and now < self._done_by and not self._stopping.is_set()
         ):
-            done, self._done = self._done, []
-            self._journal.sent(done)
-            batch.undo.append(lambda: self._done.extend(done))
-            batch.then.extend([partial(self._handles.give_back, handle) for handle in done])
-            batch.then.append(self._let_in)
-        if now >= self._expire_at:
-            self._expire_at = now + _EXPIRE_EVERY
-            self._journal.expire(self._clock.wall() // 1000, _EXPIRE_AT_ONCE)
+            return
+        done, self._done = self._done, []
+        batch.undo.append(lambda: self._done.extend(done))
+        self._journal.sent(done)
+        batch.then.extend([partial(self._handles.give_back, handle) for handle in done])
+        if self._undecided:
+            batch.then.append(lambda: self._post(_Report(lambda _: None)))
 
     # -- when the disk says no
 
-    def _refused(self, reports: list[_Report], error: sqlite3.Error) -> None:
+    def _refused(self, reports: Sequence[_Report], error: Exception) -> None:
         """Keep everything and try again: nothing was acknowledged, so nothing is lost."""
         if self.journal_error is None:
             _log.error(events.JOURNAL_FAILED, reason=str(error))
         self.journal_error = str(error)
-        self._again = reports
-        if self._stopping.wait(_RETRY):
-            self._again = []
+        self._again = list(reports)
+        self._hopeless.wait(_RETRY)
 
     def _one_by_one(self, reports: Sequence[_Report]) -> None:
         """One report of many cannot be written: find it, drop it, keep the others."""
-        for report in reports:
+        for place, report in enumerate(reports):
             try:
                 self._write([report])
-            except sqlite3.Error as error:
-                self._refused([report], error)
-            except Exception:  # noqa: BLE001 - the same
-                _log.exception(events.JOURNAL_FAILED)
+            except Exception as error:  # noqa: BLE001 - the same
+                if _is_disk(error):
+                    self._refused(reports[place:], error)
+                    return
+                _log.exception(events.REPORT_FAILED)
+                if report.dropped:
+                    report.dropped()
+        self._hopeless.wait(_PATIENCE)
 
     # -- workers that do not come back
 
-    def _watch(self, jobs: Sequence[Job]) -> None:
-        profile = jobs[0].profile
-        deadline = self._clock.monotonic() + self._timeouts[profile]
-        self._executing[profile] = (deadline, tuple(jobs))
-
-    def _unwatch(self, profile: str) -> None:
-        self._executing.pop(profile, None)
-        if profile in self.stuck:
-            self.stuck.discard(profile)
-            _log.warning(events.ACTUATOR_STUCK, profile=profile, over=True)
-
     def _overdue(self, now: float) -> list[str]:
-        return [profile for profile, (due, _) in self._executing.items() if due <= now]
+        """Tell which actuators got stuck since the last time; those that came back go on."""
+        late = {nsid for nsid, worker in self._cases.workers.items() if worker.overdue(now)}
+        for profile in self.stuck - late:
+            _log.warning(events.ACTUATOR_STUCK, profile=profile, over=True)
+        self.stuck &= late
+        return [*(late - self.stuck)]
 
     def _give_up(self, profile: str, batch: Batch) -> None:
-        """Answer for a worker past its timeout: what it runs, and what waits behind (DESIGN 5)."""
-        _, running = self._executing[profile]
-        for job in running:
-            if job.step is not Step.REVERT:
-                self._cases.finished(job, Failed("outcome unknown"), batch)
-        self._cases.abandon(profile, {job.request for job in running}, batch)
-
-        def mark() -> None:
-            self._executing.pop(profile, None)
-            self.stuck.add(profile)
-            _log.error(events.ACTUATOR_STUCK, profile=profile, over=False)
-
-        batch.then.append(mark)
+        """Answer for a worker past its timeout (DESIGN 5)."""
+        self._cases.abandon(profile, batch)
+        self.stuck.add(profile)
+        batch.undo.append(lambda: self.stuck.discard(profile))
+        batch.then.append(lambda: _log.error(events.ACTUATOR_STUCK, profile=profile, over=False))
 
     # -- for status
 
@@ -376,3 +399,7 @@ class Engine:
             "last": list(cases.last),
             "journal_error": self.journal_error,
         }
+
+
+def _is_disk(error: Exception) -> bool:
+    return isinstance(error, sqlite3.Error) and not isinstance(error, _OURS)

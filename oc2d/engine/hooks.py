@@ -33,7 +33,7 @@ class Hooks:
         """Return why the command is refused; an error refuses too: it must not open a door."""
         try:
             reason = self._relay.oc2d_authorise(request=request)
-        except Exception:  # noqa: BLE001 - any plugin, any error
+        except BaseException:  # noqa: BLE001 - any plugin, any error
             _log.exception(events.HOOK_FAILED, hook="oc2d_authorise")
             return "not permitted"
         return None if reason is None else str(reason)
@@ -42,12 +42,12 @@ class Hooks:
         """Tell that a request was accepted."""
         try:
             self._relay.oc2d_request(request=request)
-        except Exception:  # noqa: BLE001 - any plugin, any error
+        except BaseException:  # noqa: BLE001 - any plugin, any error
             _log.exception(events.HOOK_FAILED, hook="oc2d_request")
 
     def response(self, request: Request, status: int, duration_ms: float) -> None:
         """Tell the outcome of a request."""
         try:
             self._relay.oc2d_response(request=request, status=status, duration_ms=duration_ms)
-        except Exception:  # noqa: BLE001 - any plugin, any error
+        except BaseException:  # noqa: BLE001 - any plugin, any error
             _log.exception(events.HOOK_FAILED, hook="oc2d_response")

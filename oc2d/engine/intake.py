@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
+import structlog
+
 from oc2d.actuator import Command
 from oc2d.config import Compat, Limits, Policy
+from oc2d.engine import events
 from oc2d.engine.answers import ReplyTo, refused
 from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
@@ -19,7 +23,7 @@ from oc2d.engine.limits import Rate
 from oc2d.engine.ports import Channel, Inbound
 from oc2d.engine.selection import Hosted, Mismatch, capabilities, compose, select
 from oc2d.engine.window import Window, window_of
-from oc2d.errors import BadRequest, Forbidden, NoMatch, Refusal, Unauthorized, Unavailable
+from oc2d.errors import BadRequest, Failed, Forbidden, NoMatch, Refusal, Unauthorized, Unavailable
 from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, InputLimits, Tree, decode, recognise
 from oc2d.language.command import Dialect, OpenC2Command, fingerprint, parse_command
@@ -38,8 +42,11 @@ from oc2d.language.vocabulary import ResponseType
 
 __all__ = ["Admit", "Answer", "Drop", "Gate", "Load", "Memory", "Repeat", "Verdict"]
 
+_log = structlog.get_logger("oc2d.engine")
 _CONTENT_TYPE = "application/openc2"
 _UNDECODABLE_PER_MINUTE = 60
+_MOST_TOPICS = 1000  # that undecodable input is counted for; a wildcard brings any number
+_AS_ACCEPTED = InputLimits(payload=1 << 30)  # limits of today are not for what was taken before
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,15 @@ class Gate:
 
     def judge(self, message: Inbound) -> Verdict:
         """Decide what becomes of a message; raises nothing but errors of the journal."""
+        try:
+            return self._judge(message)
+        except sqlite3.Error:
+            raise
+        except Exception:  # noqa: BLE001 - no input stops the daemon (LANG-44)
+            _log.exception(events.MESSAGE_FAILED, topic=message.topic)
+            return self._undecoded(message, Failed("internal error"))
+
+    def _judge(self, message: Inbound) -> Verdict:
         if foreign := self._foreign(message):
             return Drop(foreign)
         try:
@@ -177,10 +193,10 @@ class Gate:
         return self._request(message, encoding, envelope)
 
     def reread(self, origin: Origin) -> OpenC2Command:
-        """Parse a journalled request again, as it was when it was accepted."""
-        tree = decode(origin.payload, origin.encoding, self._input, self._id_names)
-        envelope = open_envelope(tree, bare_command=self._bare)
-        return parse_command(envelope.content, origin.encoding, self._dialect)
+        """Parse a journalled request again, whatever the configuration says by now."""
+        tree = decode(origin.payload, origin.encoding, _AS_ACCEPTED, self._id_names)
+        envelope = open_envelope(tree, bare_command=True)
+        return parse_command(envelope.content, origin.encoding, Dialect())
 
     def taken(self) -> int:
         """A mark in the rate limit: for `untake`, when what was judged could not be kept."""
@@ -200,10 +216,12 @@ class Gate:
             return "retained"
         return None
 
-    def _undecoded(self, message: Inbound, refusal: BadRequest) -> Verdict:
-        """Answer only one who meant OpenC2, and not a flood of them (LANG-45)."""
-        if not (message.content_type == _CONTENT_TYPE or message.message_type == "req"):
+    def _undecoded(self, message: Inbound, refusal: Refusal) -> Verdict:
+        """Answer one who said that it is OpenC2, and not a flood of them (LANG-45)."""
+        if (message.content_type, message.message_type, message.encoding) == (None, None, None):
             return Drop(f"not OpenC2: {refusal.text}")
+        if len(self._undecodable) >= _MOST_TOPICS:
+            self._undecodable.clear()
         rate = self._undecodable.setdefault(message.topic, Rate(_UNDECODABLE_PER_MINUTE))
         if not rate.take(self._clock.monotonic()):
             return Drop("too much undecodable input")
@@ -301,6 +319,7 @@ class Gate:
     def _command(self, asked: _Asked) -> Verdict:
         command, to, memory = asked.request.command, asked.to, asked.memory
         request = asked.request
+        answer: Refusal
         try:
             if reason := self._hooks.authorise(request):
                 raise Forbidden(reason)
@@ -313,12 +332,16 @@ class Gate:
         except Mismatch:
             if not self._directed(asked.message, asked.headers.to):
                 return Drop("for another actuator")
-            refusal: Refusal = NoMatch("No matching actuator")
-            return Answer(refused(refusal), to, request, memory, asked.silent)
-        except Unavailable as refusal:
-            return Answer(refused(refusal), to, request, silent=asked.silent)
+            answer = NoMatch("No matching actuator")
         except Refusal as refusal:
-            return Answer(refused(refusal), to, request, memory, asked.silent)
+            answer = refusal
+        except sqlite3.Error:
+            raise
+        except BaseException:  # noqa: BLE001 - any plugin, any error
+            _log.exception(events.MESSAGE_FAILED, topic=asked.message.topic)
+            answer = Failed("internal error")
+        kept = None if isinstance(answer, Unavailable) else memory
+        return Answer(refused(answer), to, request, kept, asked.silent)
 
     def _directed(self, message: Inbound, to: tuple[str, ...]) -> bool:
         """Tell whether the sender means this very Consumer, who then owes an answer (AMB-23)."""
@@ -371,7 +394,8 @@ def _memory(message: Inbound, headers: Headers, body: bytes) -> Memory:
     digest = blake2b(message.payload, digest_size=16).digest()
     if headers.request_id is None:
         return Memory(None, message.token.packet_id, digest)
-    who = f"{headers.sender or ''}\0{headers.request_id}".encode("utf-8", "surrogatepass")
+    sender = headers.sender or ""
+    who = f"{len(sender)} {sender}{headers.request_id}".encode("utf-8", "surrogatepass")
     return Memory(blake2b(who, digest_size=8).digest() + body[:8], message.token.packet_id, digest)
 
 

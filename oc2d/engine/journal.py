@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -38,7 +39,7 @@ CREATE TABLE requests(
 );
 CREATE INDEX requests_key ON requests(key) WHERE key IS NOT NULL;
 CREATE INDEX requests_open ON requests(id) WHERE origin IS NOT NULL;
-CREATE INDEX requests_expires ON requests(expires);
+CREATE INDEX requests_expires ON requests(expires) WHERE origin IS NULL;
 CREATE TABLE outbox(
   handle INTEGER PRIMARY KEY,
   place INTEGER NOT NULL,      -- order of sending
@@ -123,11 +124,11 @@ class Journal:
     def __init__(self, path: Path) -> None:
         try:
             self._db = _open(path)
-            self.epoch = self._meta("epoch", secrets.token_hex(6))
-            (self.remembered,) = self._db.execute("SELECT count(*) FROM requests").fetchone()
-            (place,) = self._db.execute("SELECT coalesce(max(place), 0) FROM outbox").fetchone()
         except sqlite3.Error as error:
             raise StateError(f"cannot use the journal {path}: {error}") from error
+        self.epoch = self._meta("epoch", secrets.token_hex(6))
+        (self.remembered,) = self._db.execute("SELECT count(*) FROM requests").fetchone()
+        (place,) = self._db.execute("SELECT coalesce(max(place), 0) FROM outbox").fetchone()
         self._place = int(place)
         self._synced = True
         self._before = (self.remembered, self._place)
@@ -145,6 +146,8 @@ class Journal:
 
     def begin(self, *, durable: bool) -> None:
         """Begin a transaction; a durable one is on the disk when `commit` returns."""
+        if self._db.in_transaction:  # a rollback that the disk refused
+            self._db.execute("ROLLBACK")
         if durable != self._synced:
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._synced = durable
@@ -156,10 +159,11 @@ class Journal:
         self._db.execute("COMMIT")
 
     def rollback(self) -> None:
-        """Forget the transaction."""
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+        """Forget the transaction; raises nothing: `begin` tries again."""
         self.remembered, self._place = self._before
+        if self._db.in_transaction:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
 
     # -- requests
 
@@ -189,13 +193,24 @@ class Journal:
         return None if row is None else Known(*row)
 
     def delivered(self, packet_id: int, digest: bytes, request: int) -> None:
-        """Remember under which packet id a request without an id came."""
+        """Remember under which packet id a request without an id came.
+
+        Nobody can ask any more for the one that came under it before.
+        """
+        self._db.execute(
+            "UPDATE requests SET expires = 0 WHERE id ="
+            " (SELECT request FROM deliveries WHERE packet_id = ?)",
+            (packet_id,),
+        )
         self._db.execute(
             "INSERT OR REPLACE INTO deliveries VALUES(?, ?, ?)", (packet_id, digest, request)
         )
 
     def forget_deliveries(self) -> None:
         """Packet ids start anew: the broker lost the session."""
+        self._db.execute(
+            "UPDATE requests SET expires = 0 WHERE id IN (SELECT request FROM deliveries)"
+        )
         self._db.execute("DELETE FROM deliveries")
 
     def add(
@@ -224,6 +239,13 @@ class Journal:
             [(request,) for request in requests],
         )
 
+    def postponed(self, requests: Iterable[int]) -> None:
+        """Take back `started`: these were not begun."""
+        self._db.executemany(
+            "UPDATE requests SET phase = 0, attempts = attempts - 1 WHERE id = ?",
+            [(request,) for request in requests],
+        )
+
     def respond(self, request: int, response: bytes) -> None:
         """Keep the response that a duplicate will be told."""
         self._db.execute("UPDATE requests SET response = ? WHERE id = ?", (response, request))
@@ -239,15 +261,15 @@ class Journal:
 
     def forget(self, request: int) -> None:
         """Remove a request that is answered 503: the same one may be tried again."""
-        self._db.execute("DELETE FROM requests WHERE id = ?", (request,))
+        cursor = self._db.execute("DELETE FROM requests WHERE id = ?", (request,))
         self._db.execute("DELETE FROM timers WHERE request = ?", (request,))
-        self.remembered -= 1
+        self.remembered -= cursor.rowcount
 
     def expire(self, now: int, most: int) -> None:
         """Forget at most `most` requests whose time (seconds since 1970) has come."""
         cursor = self._db.execute(
-            "DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE expires < ?"
-            " AND origin IS NULL AND id NOT IN (SELECT request FROM deliveries) LIMIT ?)",
+            "DELETE FROM requests WHERE id IN"
+            " (SELECT id FROM requests WHERE expires < ? AND origin IS NULL LIMIT ?)",
             (now, most),
         )
         self.remembered -= cursor.rowcount
@@ -258,10 +280,12 @@ class Journal:
             "SELECT id, phase, attempts, actuator, origin, response FROM requests"
             " WHERE origin IS NOT NULL ORDER BY id"
         )
-        for request, phase, attempts, actuator, origin, response in rows:
-            yield Pending(
-                request, Phase(phase), attempts, actuator, _decode_origin(origin), response
-            )
+        for request, phase, attempts, actuator, blob, response in rows:
+            try:
+                origin = _decode_origin(blob)
+            except msgspec.MsgspecError as error:
+                raise StateError(f"the journal's request {request} is damaged: {error}") from error
+            yield Pending(request, Phase(phase), attempts, actuator, origin, response)
 
     # -- windows
 
@@ -279,6 +303,12 @@ class Journal:
         """Count an attempt to revert."""
         self._db.execute(
             "UPDATE timers SET attempts = attempts + 1 WHERE request = ? AND revert = 1", (request,)
+        )
+
+    def revert_failed(self, request: int) -> None:
+        """Count from the beginning: the process outlived the attempt."""
+        self._db.execute(
+            "UPDATE timers SET attempts = 0 WHERE request = ? AND revert = 1", (request,)
         )
 
     def timers(self) -> list[Timer]:

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from oc2d.actuator import Command
+from oc2d.actuator import Command, Reason
 from oc2d.engine import events
 from oc2d.engine.answers import ReplyTo
-from oc2d.engine.cases import Case, Cases
+from oc2d.engine.cases import Case, Cases, first_step
 from oc2d.engine.clock import Clock
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal, Pending, Phase
 from oc2d.engine.selection import Hosted, compose
-from oc2d.engine.worker import Job, Reports, Step
+from oc2d.engine.worker import Job, OutcomeUnknown, Reports, Step
 from oc2d.errors import Failed, Refusal
 from oc2d.hookspecs import Request
-from oc2d.language.codec import Encoding, InputLimits, decode
+from oc2d.language.codec import Encoding, InputLimits, Tree, decode
 from oc2d.language.command import decode_extension
 from oc2d.language.vocabulary import ResponseType
 
@@ -36,10 +36,10 @@ _MOST_DEATHS = 2
 class Leftovers:
     """What there is to do, in order of arrival."""
 
-    run: list[tuple[Job, Case]] = field(default_factory=list)
-    wait: list[tuple[Job, Case]] = field(default_factory=list)
+    run: list[Case] = field(default_factory=list)
+    wait: list[Case] = field(default_factory=list)
     """Deferred: their start time lies ahead or has come meanwhile."""
-    answer: list[tuple[Job, Case, Refusal]] = field(default_factory=list)
+    answer: list[tuple[Case, Refusal]] = field(default_factory=list)
     windows: list[Job] = field(default_factory=list)
     """To be reverted when their window is over, or at once when it is."""
     ended: dict[str, set[str]] = field(default_factory=dict)
@@ -53,42 +53,41 @@ def read(journal: Journal, gate: Gate, hosted: Mapping[str, Hosted], clock: Cloc
     deaths = {timer.request: timer.attempts for timer in journal.timers() if timer.revert}
     for pending in journal.pending():
         try:
-            job, case = _reopened(pending, gate, journal.epoch, clock)
+            case = _reopened(pending, gate, journal.epoch, clock)
         except Refusal as refusal:
             _log.error(events.RECOVERY_FAILED, request=pending.request, reason=refusal.text)
             continue
-        try:
-            host, job = _addressed(job, case, hosted)
-        except Refusal as refusal:
-            if pending.phase is Phase.RESULT:
-                _log.error(events.RECOVERY_FAILED, request=pending.request, reason=refusal.text)
-            else:
-                left.answer.append((job, case, refusal))
-            continue
+        if pending.request in deferred:
+            case.job = replace(case.job, step=Step.EXECUTE, early=False)
+        host = hosted.get(pending.actuator)
+        wrong = _addressed(case, host)
+        if pending.phase is Phase.STARTED:
+            if case.job.window.over(clock):
+                left.ended.setdefault(pending.actuator, set()).add(case.job.command.key)
+            wrong = _unknown(pending, case, host, wrong, clock)
         if pending.phase is Phase.RESULT:
-            _sort_window(left, job, deaths.get(pending.request, 0), clock)
-        elif _must_not_run(pending, host):
-            left.answer.append((job, case, Failed("outcome unknown")))
+            _sort_window(left, case.job, host, deaths.get(pending.request, 0), clock)
+        elif wrong is not None:
+            left.answer.append((case, wrong))
         elif pending.request in deferred:
-            left.wait.append((replace(job, step=Step.EXECUTE, early=False), case))
+            left.wait.append(case)
         else:
-            left.run.append((job, case))
+            left.run.append(case)
     return left
 
 
 def resume(left: Leftovers, cases: Cases, reports: Reports) -> None:
-    """Hand everything to the workers and the scheduler; after `Actuator.restore`."""
+    """Hand everything to the workers and the scheduler; before the engine's thread starts."""
     for job in left.windows:
         cases.wait_for_end(job)
-    for job, case in (*left.wait, *left.run):
-        cases.reopen(job.request, case)
-    for job, case, outcome in left.answer:
-        cases.reopen(job.request, case)
-        reports.finished([(job, outcome)])
-    for job, _ in left.wait:
-        cases.wait_for_start(job)
-    for job, _ in left.run:
-        cases.workers[job.profile].post(job)
+    for case in (*left.wait, *left.run, *(case for case, _ in left.answer)):
+        cases.reopen(case)
+    for case, refusal in left.answer:
+        reports.finished([(case.job, refusal)])
+    for case in left.wait:
+        cases.wait_for_start(case)
+    for case in left.run:
+        cases.workers[case.job.profile].post(case.job)
     _log.info(
         events.RESTORED,
         run=len(left.run),
@@ -98,53 +97,76 @@ def resume(left: Leftovers, cases: Cases, reports: Reports) -> None:
     )
 
 
-def _sort_window(left: Leftovers, job: Job, deaths: int, clock: Clock) -> None:
-    if deaths >= _MOST_DEATHS:
-        _log.error(events.REVERT_FAILED, command_key=job.command.key, reason="died twice")
+def _sort_window(left: Leftovers, job: Job, host: Hosted | None, deaths: int, clock: Clock) -> None:
+    if host is None:
+        reason = "the actuator is not loaded"
+        _log.error(events.REVERT_FAILED, command_key=job.command.key, reason=reason)
         return
     if job.window.over(clock):
         left.ended.setdefault(job.profile, set()).add(job.command.key)
+    if deaths >= _MOST_DEATHS:
+        _log.error(events.REVERT_FAILED, command_key=job.command.key, reason="died twice")
+        return
     left.windows.append(replace(job, step=Step.REVERT, early=False))
 
 
-def _must_not_run(pending: Pending, host: Hosted) -> bool:
-    if pending.phase is not Phase.STARTED:
-        return False
-    return pending.attempts >= _MOST_DEATHS or not host.actuator.idempotent
+def _unknown(
+    pending: Pending, case: Case, host: Hosted | None, wrong: Refusal | None, clock: Clock
+) -> Refusal | None:
+    """Say why a command that was running is not run again: it may have taken effect."""
+    if wrong is not None or host is None:
+        return OutcomeUnknown("outcome unknown" if wrong is None else wrong.text)
+    if pending.attempts >= _MOST_DEATHS or not host.actuator.idempotent:
+        return OutcomeUnknown("outcome unknown")
+    command = case.job.command
+    if case.job.window.over(clock):
+        text = host.worded(Reason.WINDOW_OVER, command.action, command.target_name)
+        return OutcomeUnknown(text)
+    return None
 
 
-def _reopened(pending: Pending, gate: Gate, epoch: str, clock: Clock) -> tuple[Job, Case]:
+def _reopened(pending: Pending, gate: Gate, epoch: str, clock: Clock) -> Case:
     """Read the request again; raises `Refusal` when the journal's copy makes no sense."""
     origin = pending.origin
     parsed = gate.reread(origin)
     asked = (parsed.args and parsed.args.response_requested) or ResponseType.COMPLETE
-    to = ReplyTo(origin.request_id, origin.producer, origin.encoding, origin.correlation)
-    request = Request(origin.request_id, origin.producer, origin.topic, pending.actuator, parsed)
-    case = Case(request, origin, to, asked, clock.monotonic(), told=pending.response is not None)
+    told = pending.response is not None
     key = f"{epoch}-{pending.request}"
     command = Command(key, origin.producer, parsed.action, parsed.target.name, parsed.target.value)
-    step = Step.RESERVE if origin.window.ahead(clock) else Step.CARRY_OUT
-    early = asked is ResponseType.ACK and not case.told
-    return Job(pending.request, pending.actuator, step, command, origin.window, early), case
-
-
-def _addressed(job: Job, case: Case, hosted: Mapping[str, Hosted]) -> tuple[Hosted, Job]:
-    """Type the command for its actuator; raises `Refusal` when that cannot have it any more."""
-    host = hosted.get(job.profile)
-    if host is None:
-        raise Failed("the actuator of this command is not loaded")
-    origin = case.origin
-    command = compose(
-        case.request.command,
-        origin.encoding,
-        host,
-        key=job.command.key,
-        producer=origin.producer,
-        window=origin.window,
+    job = Job(
+        pending.request,
+        pending.actuator,
+        first_step(origin.window, clock),
+        command,
+        origin.window,
+        early=asked is ResponseType.ACK and not told,
+        suspect=pending.attempts > 0,
     )
-    if origin.reserved is not None:
-        tree = decode(origin.reserved, Encoding.JSON, InputLimits())
-        type_ = host.actuator.results_type
-        reserved = decode_extension(tree, type_, Encoding.JSON, path="$.results")
-        command = replace(command, reserved=reserved)
-    return host, replace(job, command=command)
+    request = Request(origin.request_id, origin.producer, origin.topic, pending.actuator, parsed)
+    to = ReplyTo(origin.request_id, origin.producer, origin.encoding, origin.correlation)
+    return Case(job, request, origin, to, asked, clock.monotonic(), told=told)
+
+
+def _addressed(case: Case, host: Hosted | None) -> Refusal | None:
+    """Type the command for its actuator; returns why it cannot have it any more."""
+    if host is None:
+        return Failed("the actuator of this command is not loaded")
+    origin, job = case.origin, case.job
+    try:
+        command = compose(
+            case.request.command,
+            origin.encoding,
+            host,
+            key=job.command.key,
+            producer=origin.producer,
+            window=origin.window,
+        )
+        if origin.reserved is not None:
+            reserved: Tree = decode(origin.reserved, Encoding.JSON, InputLimits())
+            if type_ := host.actuator.results_type:
+                reserved = decode_extension(reserved, type_, Encoding.JSON, path="$.results")
+            command = replace(command, reserved=reserved)
+    except Refusal as refusal:
+        return refusal
+    case.job = replace(job, command=command)
+    return None

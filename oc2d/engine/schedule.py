@@ -103,12 +103,16 @@ class Scheduler:
                 self._push(left, function)
         due = []
         while self._heap and self._heap[0][0] <= now:
-            due.append(heapq.heappop(self._heap)[3])
+            _, _, left, function = heapq.heappop(self._heap)
+            if (left() or 0) > 0:
+                self._push(left, function)
+            else:
+                due.append(function)
         return due
 
     def _wall_moved(self, boot: int) -> bool:
         """Tell whether the wall clock went another way than the boot clock since the last time."""
-        offset: int = self._clock.wall() - boot
+        offset = self._clock.wall() - boot
         if abs(offset - self._offset) <= _SET:
             return False
         self._offset = offset

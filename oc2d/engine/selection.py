@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from oc2d.actuator import TIMES, Actuator, Command, Pair, Reason
+from oc2d.engine import events
 from oc2d.engine.window import Window
 from oc2d.errors import BadRequest, NotSupported, Refusal
 from oc2d.language.codec import Encoding
@@ -19,6 +22,7 @@ from oc2d.language.vocabulary import LANGUAGE_VERSIONS, Action
 
 __all__ = ["Choice", "Hosted", "Mismatch", "capabilities", "compose", "id_names", "select"]
 
+_log = structlog.get_logger("oc2d.engine")
 _REQUEST = "$.body.openc2.request"
 
 
@@ -38,6 +42,14 @@ class Hosted:
     def nsid(self) -> str:
         """The profile's NSID."""
         return self.actuator.profile
+
+    def worded(self, reason: Reason, action: Action, target: str) -> str:
+        """Word one of the engine's own refusals as the profile wants it, if it can."""
+        try:
+            return str(self.actuator.refusal(reason, action, target))
+        except BaseException as error:  # noqa: BLE001 - any plugin, any error
+            _log.error(events.ACTUATOR_FAILED, profile=self.nsid, exc_info=error)
+            return reason.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,8 @@ def select(
         if host is None or not _specified(host, command, encoding):
             raise Mismatch
         return Choice(None if is_query_features(command) else host)
+    if topic_profile is not None and topic_profile not in hosted:
+        raise Mismatch
     if is_query_features(command):
         return Choice(None)
     for nsid in (topic_profile, _target_namespace(command), _sole_argument_namespace(command)):
@@ -105,10 +119,14 @@ def select(
 def _specified(host: Hosted, command: OpenC2Command, encoding: Encoding) -> bool:
     named = command.actuator
     type_ = host.actuator.specifiers_type
-    if named is None or type_ is None:
+    if named is None:
         return True
     path = f"{_REQUEST}.actuator.{named.nsid}"
-    return host.actuator.matches(decode_extension(named.specifiers, type_, encoding, path=path))
+    if type_ is not None:
+        return host.actuator.matches(decode_extension(named.specifiers, type_, encoding, path=path))
+    if named.specifiers:  # ignoring one would widen what is addressed (LANG-17)
+        raise BadRequest(f"{named.nsid} has no specifiers", path=path)
+    return True
 
 
 def _target_namespace(command: OpenC2Command) -> str | None:
@@ -135,17 +153,25 @@ def compose(  # noqa: PLR0913 - each is a fact of the request
     Raises `NotSupported` for the pair and for arguments (SLPF-10, SLPF-11), `BadRequest` for
     values.
     """
-    target = _target(command, encoding, host)
+    _known_target(command, host)
     pair = host.pairs.get((command.action, command.target.name))
     if pair is None:
         raise _refused(host, Reason.PAIR, command)
-    args = _args(command, encoding, host, pair)
-    specifiers = None
-    if command.actuator and host.actuator.specifiers_type:
+    _refuse_options(command, host, pair)
+    actuator = host.actuator
+    target, name = command.target.value, command.target.name.removeprefix(f"{host.nsid}:")
+    if name != command.target.name:
+        path = f"{_REQUEST}.target.{command.target.name}"
+        target = decode_extension(target, actuator.targets[name], encoding, path=path)
+    args = specifiers = None
+    if actuator.args_type is not None:
+        tree = command.args.profiles.get(host.nsid, {}) if command.args else {}
+        path = f"{_REQUEST}.args.{host.nsid}"
+        args = decode_extension(tree, actuator.args_type, encoding, path=path)
+    if actuator.specifiers_type is not None:
+        tree = command.actuator.specifiers if command.actuator else {}
         path = f"{_REQUEST}.actuator.{host.nsid}"
-        specifiers = decode_extension(
-            command.actuator.specifiers, host.actuator.specifiers_type, encoding, path=path
-        )
+        specifiers = decode_extension(tree, actuator.specifiers_type, encoding, path=path)
     return Command(
         key=key,
         producer=producer,
@@ -160,41 +186,29 @@ def compose(  # noqa: PLR0913 - each is a fact of the request
     )
 
 
-def _target(command: OpenC2Command, encoding: Encoding, host: Hosted) -> object:
-    """Type an extended target; a core target is typed already."""
+def _known_target(command: OpenC2Command, host: Hosted) -> None:
+    """Refuse a target that the profile's namespace does not have (LANG-43)."""
     namespace, colon, name = command.target.name.partition(":")
-    if not colon or namespace != host.nsid:
-        return command.target.value
-    path = f"{_REQUEST}.target"
-    if name not in host.actuator.targets:
-        raise BadRequest(f"{namespace} has no target {name!r}", path=path)
-    return decode_extension(
-        command.target.value,
-        host.actuator.targets[name],
-        encoding,
-        path=f"{path}.{command.target.name}",
-    )
+    if colon and namespace == host.nsid and name not in host.actuator.targets:
+        raise BadRequest(f"{namespace} has no target {name!r}", path=f"{_REQUEST}.target")
 
 
-def _args(command: OpenC2Command, encoding: Encoding, host: Hosted, pair: Pair) -> object:
+def _refuse_options(command: OpenC2Command, host: Hosted, pair: Pair) -> None:
+    """Refuse arguments that the pair does not take, another profile's among them (LANG-37)."""
     args, type_ = command.args, host.actuator.args_type
-    given = {} if args is None else args.profiles
-    foreign = set(given) - {host.nsid}
-    unknown = list(args.unknown) if args else []
-    times = {name for name in TIMES if args and getattr(args, name) is not None}
-    own = given.get(host.nsid)
+    if args is None:
+        return
+    times = {name for name in TIMES if getattr(args, name) is not None}
+    own = args.profiles.get(host.nsid)
     names = set(own) if isinstance(own, dict) and hasattr(type_, "__struct_fields__") else set()
-    refused = sorted({*foreign, *unknown, *(times - pair.times), *(names - pair.args)})
+    foreign = set(args.profiles) - {host.nsid}
+    refused = sorted({*foreign, *args.unknown, *(times - pair.times), *(names - pair.args)})
     if refused or (own is not None and type_ is None):
         raise _refused(host, Reason.OPTION, command, ", ".join(refused) or host.nsid)
-    if type_ is None:
-        return None
-    tree = {} if own is None else own
-    return decode_extension(tree, type_, encoding, path=f"{_REQUEST}.args.{host.nsid}")
 
 
 def _refused(host: Hosted, reason: Reason, command: OpenC2Command, detail: str = "") -> Refusal:
-    phrase = host.actuator.refusal(reason, command.action, command.target.name)
+    phrase = host.worded(reason, command.action, command.target.name)
     if reason is Reason.PAIR:
         detail = f"{command.action.value} {command.target.name}"
     return NotSupported(f"{phrase}: {detail}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
@@ -19,10 +20,11 @@ from oc2d.engine.selection import Hosted
 from oc2d.engine.window import Window
 from oc2d.errors import Failed, Refusal
 
-__all__ = ["Job", "Outcome", "Reports", "Step", "Worker"]
+__all__ = ["Job", "Outcome", "OutcomeUnknown", "Reports", "Step", "Worker"]
 
 _log = structlog.get_logger("oc2d.engine")
 _MOST_AT_ONCE = 256
+_COMPANY = 0.05  # seconds that an outcome may wait for others to be written with
 
 
 class Step(Enum):
@@ -36,7 +38,11 @@ class Step(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One step of one request; `early` asks for a 102 before it is executed."""
+    """One step of one request; `early` asks for a 102 before it is executed.
+
+    `suspect` was running when the process died: it runs alone, so that nothing else is blamed when
+    it dies again.
+    """
 
     request: int
     profile: str
@@ -44,6 +50,11 @@ class Job:
     command: Command
     window: Window
     early: bool = False
+    suspect: bool = False
+
+
+class OutcomeUnknown(Failed):
+    """500: it may have taken effect, so the end of its window is still carried out."""
 
 
 Outcome = Response | Refusal
@@ -51,6 +62,10 @@ Outcome = Response | Refusal
 
 class Reports(Protocol):
     """What the worker tells the engine. Thread-safe."""
+
+    def wanted(self, job: Job) -> bool:
+        """Tell whether nobody answered for it yet; does not wait."""
+        ...
 
     def accepted(self, job: Job) -> None:
         """`check` passed: the 102 of an `ack` may go out."""
@@ -61,6 +76,9 @@ class Reports(Protocol):
     def started(self, jobs: Sequence[Job], *, durable: bool) -> list[Job]:
         """Write down that these begin; returns, when it is written, those still wanted."""
         ...
+
+    def postponed(self, jobs: Sequence[Job]) -> None:
+        """These were not begun after all: the next start runs them."""
 
     def finished(self, jobs: Sequence[tuple[Job, Outcome]]) -> None:
         """These have their outcome."""
@@ -79,6 +97,7 @@ class Worker:
         self._jobs: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"oc2d-{host.nsid}", daemon=True)
         self._stopping = threading.Event()
+        self._asked: float | None = None
 
     def start(self) -> None:
         """Start the thread."""
@@ -94,7 +113,7 @@ class Worker:
         def run() -> None:
             try:
                 function()
-            except Exception as error:  # noqa: BLE001 - any plugin, any error
+            except BaseException as error:  # noqa: BLE001 - any plugin, any error
                 _log.error(events.ACTUATOR_FAILED, profile=self.host.nsid, exc_info=error)
 
         self._jobs.put(run)
@@ -104,13 +123,15 @@ class Worker:
 
         Raises TimeoutError when the worker does not come to it in time.
         """
-        done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
 
         def run() -> None:
             try:
                 done.put((function(), None))
-            except BaseException as error:  # noqa: BLE001 - handed to the caller
+            except Exception as error:  # noqa: BLE001 - handed to the caller
                 done.put((None, error))
+            except BaseException as error:  # noqa: BLE001 - `sys.exit` ends no thread of ours
+                done.put((None, RuntimeError(f"raised {type(error).__name__}")))
 
         self._jobs.put(run)
         try:
@@ -121,17 +142,26 @@ class Worker:
             raise error
         return result
 
-    def stop(self, timeout: float) -> bool:
-        """Finish what is running, leave the rest to the next start; False: it does not end."""
+    def overdue(self, now: float) -> bool:
+        """Tell whether the actuator was asked something longer ago than its timeout (monotonic)."""
+        asked = self._asked
+        return asked is not None and now - asked >= self.host.timeout
+
+    def deadline(self, now: float) -> float:
+        """When it is overdue at the earliest, if it has something to do."""
+        asked = self._asked
+        return (now if asked is None else asked) + self.host.timeout
+
+    def stop(self) -> None:
+        """Finish what is running, then stop the actuator; the rest is left to the next start."""
         self._stopping.set()
-        if not self._thread.is_alive():
-            return True
-        try:
-            self.call(self.host.actuator.stop, timeout)
-        except Exception as error:  # noqa: BLE001 - any plugin, any error
-            _log.error(events.ACTUATOR_FAILED, profile=self.host.nsid, exc_info=error)
+        self.tell(self.host.actuator.stop)
         self._jobs.put(None)
-        self._thread.join(timeout)
+
+    def ended(self, timeout: float) -> bool:
+        """Wait for the end after `stop`; False: the actuator does not come back."""
+        if self._thread.is_alive():
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     # -- the worker's thread
@@ -139,9 +169,17 @@ class Worker:
     def _run(self) -> None:
         for waiting in self._takes():
             for step, group in groupby(waiting, key=lambda item: getattr(item, "step", None)):
-                if self._stopping.is_set() and step is not None:
-                    break
-                self._do(step, list(group))
+                if step is None or not self._stopping.is_set():
+                    self._do(step, list(group))
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Note the time: an actuator that does not come back is found by it."""
+        self._asked = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self._asked = None
 
     def _takes(self) -> Iterator[list[Job | Callable[[], None]]]:
         """Yield all that waits, in order, until told to stop."""
@@ -160,7 +198,8 @@ class Worker:
     def _do(self, step: Step | None, items: Sequence[Any]) -> None:
         if step is None:
             for function in items:
-                function()
+                with self._asking():
+                    function()
         elif step is Step.RESERVE:
             for job in items:
                 self._reserve(job)
@@ -176,7 +215,7 @@ class Worker:
         One that was reserved has been checked and accepted then (AMB-24, AMB-25).
         """
         passed = []
-        for job in jobs:
+        for job in filter(self._reports.wanted, jobs):
             refusal = self._wrong(job) if job.step is Step.CARRY_OUT else None
             if refusal is None:
                 if job.early:
@@ -190,8 +229,9 @@ class Worker:
 
     def _wrong(self, job: Job) -> Refusal | None:
         try:
-            self.host.actuator.check(job.command)
-        except Exception as error:  # noqa: BLE001 - any plugin, any error
+            with self._asking():
+                self.host.actuator.check(job.command)
+        except BaseException as error:  # noqa: BLE001 - any plugin, any error
             return self._as_refusal(error)
         return None
 
@@ -199,16 +239,17 @@ class Worker:
         if not job.window.over(self._clock):
             return None
         command = job.command
-        return Failed(
-            self.host.actuator.refusal(Reason.WINDOW_OVER, command.action, command.target_name)
-        )
+        return Failed(self.host.worded(Reason.WINDOW_OVER, command.action, command.target_name))
 
     def _reserve(self, job: Job) -> None:
+        if not self._reports.wanted(job):
+            return
         refusal = self._wrong(job)
         if refusal is None:
             try:
-                results = self.host.actuator.reserve(job.command)
-            except Exception as error:  # noqa: BLE001 - any plugin, any error
+                with self._asking():
+                    results = self.host.actuator.reserve(job.command)
+            except BaseException as error:  # noqa: BLE001 - any plugin, any error
                 refusal = self._as_refusal(error)
             else:
                 self._reports.reserved(job, results)
@@ -217,48 +258,64 @@ class Worker:
 
     def _execute(self, jobs: list[Job]) -> None:
         """Execute in one go where that is safe: an actuator that is not idempotent gets one."""
-        most = len(jobs) if self.host.actuator.idempotent else 1
+        together = self.host.actuator.idempotent and not any(job.suspect for job in jobs)
+        most = len(jobs) if together else 1
         while jobs and not self._stopping.is_set():
             now, jobs = jobs[:most], jobs[most:]
             now = self._reports.started(now, durable=not self.host.actuator.idempotent)
-            if now:
-                outcomes = self._outcomes([job.command for job in now])
-                self._reports.finished(list(zip(now, outcomes, strict=True)))
+            if len(now) > 1 and type(self.host.actuator).execute_many is not Actuator.execute_many:
+                self._reports.finished(list(zip(now, self._outcomes(now), strict=True)))
+            else:
+                self._in_turn(now)
 
-    def _outcomes(self, commands: list[Command]) -> list[Outcome]:
-        actuator = self.host.actuator
-        if len(commands) == 1:
-            return [self._outcome(commands[0])]
-        if type(actuator).execute_many is Actuator.execute_many:
-            return [self._outcome(command) for command in commands]
+    def _in_turn(self, jobs: Sequence[Job]) -> None:
+        """Execute one after the other; the outcome of a quick one does not wait for a slow one."""
+        done: list[tuple[Job, Outcome]] = []
+        since = self._clock.monotonic()
+        for place, job in enumerate(jobs):
+            if self._stopping.is_set():
+                self._reports.postponed(jobs[place:])
+                break
+            done.append((job, self._outcome(job.command)))
+            if self._clock.monotonic() - since >= _COMPANY:
+                self._reports.finished(done)
+                done, since = [], self._clock.monotonic()
+        if done:
+            self._reports.finished(done)
+
+    def _outcomes(self, jobs: Sequence[Job]) -> list[Outcome]:
         try:
-            outcomes: list[Any] = list(actuator.execute_many(commands))
-        except Exception as error:  # noqa: BLE001 - any plugin, any error
-            return [self._as_refusal(error) for _ in commands]
-        if len(outcomes) != len(commands):
-            return [self._nonsense(outcomes) for _ in commands]
+            with self._asking():
+                commands = [job.command for job in jobs]
+                outcomes: list[Any] = list(self.host.actuator.execute_many(commands))
+        except BaseException as error:  # noqa: BLE001 - any plugin, any error
+            return [self._as_refusal(error) for _ in jobs]
+        if len(outcomes) != len(jobs):
+            return [self._nonsense(outcomes) for _ in jobs]
         return [o if isinstance(o, Outcome) else self._nonsense(o) for o in outcomes]
 
     def _outcome(self, command: Command) -> Outcome:
         try:
-            outcome: Any = self.host.actuator.execute(command)
-        except Exception as error:  # noqa: BLE001 - any plugin, any error
+            with self._asking():
+                outcome: Any = self.host.actuator.execute(command)
+        except BaseException as error:  # noqa: BLE001 - any plugin, any error
             return self._as_refusal(error)
         return outcome if isinstance(outcome, Response) else self._nonsense(outcome)
 
     def _nonsense(self, value: object) -> Refusal:
-        return self._as_refusal(TypeError(f"returned {type(value).__name__}, not a Response"))
+        return self._as_refusal(TypeError(f"answered {type(value).__name__}, not a Response each"))
 
     def _revert(self, job: Job) -> None:
         self._reports.started([job], durable=False)
         try:
-            self.host.actuator.revert(job.command)
-        except Exception as error:  # noqa: BLE001 - any plugin, any error
+            with self._asking():
+                self.host.actuator.revert(job.command)
+        except BaseException as error:  # noqa: BLE001 - any plugin, any error
             self._reports.reverted(job, self._as_refusal(error).text)
         else:
             self._reports.reverted(job, None)
 
-    def _as_refusal(self, error: Exception) -> Refusal:
+    def _as_refusal(self, error: BaseException) -> Refusal:
         """Hide what went wrong inside from the Producer; the log has it (LANG-44)."""
         if isinstance(error, Refusal):
             return error

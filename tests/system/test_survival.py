@@ -57,9 +57,9 @@ class Model:
             self.sent.append((request_id, sent, rnd.random() < 0.2))
         return self
 
-    def publish(self, producer, rnd: random.Random, pause: float) -> None:
+    def publish(self, producer, rnd: random.Random, pause: float, most: int) -> None:
         """QoS 1 or 2, JSON or CBOR by Producer: only what shares a QoS is kept in order."""
-        qos = 1 + self.index % 2
+        qos = min(most, 1 + self.index % 2)
         encoding = "cbor" if self.index % 3 == 2 else "json"
         for request_id, sent, twice in self.sent:
             for topic in rnd.sample(TOPICS, 2) if twice else TOPICS[:1]:
@@ -83,12 +83,12 @@ def outcomes(producer, models):
 def check(host, zulu, watcher, models):
     """Each answered, none with two outcomes, and the rules are those of the model exactly."""
     everyone = {request_id for model in models for request_id, _, _ in model.sent}
-    watcher.until(
+    wait_until(
         lambda: everyone <= {reply.headers["request_id"] for reply in list(watcher.replies)},
+        20,
         "every command answered",
-        40,
     )
-    wait_until(lambda: zulu.told()["engine"]["queued"] == 0, what="nothing waits")
+    wait_until(lambda: zulu.told()["engine"]["queue"] == 0, what="nothing waits")
     got = outcomes(watcher, models)
     wrong = {
         request_id: (got[request_id], status)
@@ -114,7 +114,7 @@ def stream(make_broker_host):
     """Several Producers in mid-stream: `stream(seed)` gives host, Consumer, watcher, models."""
     threads = []
 
-    def start(seed, *, persistent=False, pause=0.03):
+    def start(seed, *, persistent=False, pause=0.03, qos=2):
         rnd = random.Random(seed)
         host = make_broker_host(persistent=persistent)
         zulu = host.consumer(actuators_slpf={}).start()
@@ -122,9 +122,8 @@ def stream(make_broker_host):
         models = [Model(index).fill(rnd, EACH) for index in range(PRODUCERS)]
         for model in models:
             producer = host.producer(f"soc{model.index}@example.com")
-            thread = threading.Thread(
-                target=model.publish, args=(producer, random.Random(seed + model.index), pause)
-            )
+            own = random.Random(seed + model.index)
+            thread = threading.Thread(target=model.publish, args=(producer, own, pause, qos))
             thread.start()
             threads.append(thread)
         return host, zulu, watcher, models
@@ -137,7 +136,7 @@ def stream(make_broker_host):
 @pytest.mark.req("MQTT-50", "MQTT-54", "MQTT-55", "AMB-21", "MQTT-49", "SLPF-7", "SLPF-21")
 def test_500_commands_take_effect_once_though_the_daemon_is_killed_again_and_again(stream):
     seed = int(os.environ.get("OC2D_SEED", random.randrange(1 << 32)))
-    print(f"OC2D_SEED={seed}")
+    print(f"OC2D_SEED={seed}")  # noqa: T201 - to repeat a failure
     rnd = random.Random(seed)
     host, zulu, watcher, models = stream(seed)
     for _ in range(6):
@@ -156,7 +155,8 @@ def test_500_commands_take_effect_once_though_the_daemon_is_killed_again_and_aga
 
 @pytest.mark.req("MQTT-9", "MQTT-14", "MQTT-55", "MQTT-56", "AMB-51")
 def test_500_commands_take_effect_once_though_the_broker_is_restarted_in_mid_stream(stream):
-    host, zulu, watcher, models = stream(7, persistent=True, pause=0.2)
+    # mosquitto 2.0.11 forgets what it acknowledged by PUBREC and has not passed on: so QoS 1
+    host, zulu, watcher, models = stream(7, persistent=True, pause=0.2, qos=1)
     for _ in range(2):
         seen = len(watcher.replies)
         watcher.until(lambda at=seen: len(watcher.replies) > at + 20, "some responses")
@@ -232,10 +232,9 @@ def test_commands_that_came_while_the_daemon_was_away_are_carried_out_by_the_sam
 
 @pytest.mark.req("MQTT-54", "MQTT-56")
 def test_a_stop_while_commands_wait_loses_none(stream):
-    host, zulu, watcher, models = stream(11)
-    for _ in range(4):
-        seen = len(watcher.replies)
-        watcher.until(lambda at=seen: len(watcher.replies) > at + 10, "some responses")
+    host, zulu, watcher, models = stream(11, pause=0.1)
+    for pause in (0.05, 0.1, 0.2):
+        time.sleep(pause)  # into the backlog of the time it was away
         started = time.monotonic()
         assert zulu.stop() == 0
         assert time.monotonic() - started < 5
@@ -259,7 +258,11 @@ def test_windows_go_on_over_a_death(make_broker_host):
     time.sleep(max(0.0, 0.4 - (time.time() - now / 1000)))  # the first window ends meanwhile
     zulu.start()
     assert "10.4.0.1" not in host.elements()
-    assert producer.wait(ids[1], 2)[1].response == {
+    # the interim response may be repeated: nobody had noted that it arrived
+    final = producer.until(
+        lambda: [one for one in producer.of(ids[1]) if one.status != 102], "the final response"
+    )[0]
+    assert final.response == {
         "status": 200,
         "results": {"slpf": {"rule_number": number}},
     }

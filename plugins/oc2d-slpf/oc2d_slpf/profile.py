@@ -268,7 +268,7 @@ class Slpf(Actuator):
                 for command in commands:
                     try:
                         answers.append(self._decide(command))
-                    except _NextBatch:  # noqa: PERF203 - it ends the loop
+                    except _NextBatch:
                         break
             self._commit()
         except (StoreError, BackendError) as error:

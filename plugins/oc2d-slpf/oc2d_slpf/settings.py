@@ -107,9 +107,9 @@ def _networks(table: _Table, key: str) -> tuple[Network, ...]:
     for index, text in enumerate(table.strings(key)):
         try:
             if "%" in text:
-                raise ValueError("has a zone id")  # noqa: TRY301 - one handler words all mistakes
+                raise ValueError("has a zone id")
             network = ip_network(text)
-        except ValueError as error:  # noqa: PERF203 - each mistake is told
+        except ValueError as error:
             table.wrong(f"{key}[{index}]", f"must be a network as 192.0.2.0/24 ({error})")
         else:
             found[network.version].append(network)

@@ -1,20 +1,37 @@
 """The rule list as tiers of hash sets: flat cost for packets and for commands. Pure.
 
-Consecutive rules of one verdict form a tier: within it order does not matter. In a tier, the rules
-of one shape are one plain hash set. A packet is looked up tier by tier, the first hit decides: the
-same as first match over the list. Each change yields the operations that bring the kernel from the
-old structure to the new one; on an existing shape that is one element.
+A tier has one verdict, and a packet is judged by the tiers one after the other, so within a tier
+order does not matter; its rules of one shape are one plain hash set. Rules that cannot match the
+same packet commute. So this is all that must hold: of two rules of different verdicts that may
+match the same packet, the one with the lower number is in an earlier tier. It makes the first hit
+the same as first match over the list (docs/decisions/003-tiers-and-overlaps.md has the costs).
+
+Each change yields the operations that bring the kernel from the old structure to the new one; on an
+existing shape that is one element.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
-from collections import defaultdict
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import pairwise
 
-from oc2d_slpf.rules import Key, Rule, Shape, Verdict
+from oc2d_slpf.operations import (
+    AddKeys,
+    Change,
+    DropKeys,
+    DropSet,
+    DropTier,
+    Fill,
+    MakeSet,
+    MakeTier,
+    Operation,
+    Order,
+    SetId,
+)
+from oc2d_slpf.overlap import Exhausted, KeySet, Patience
+from oc2d_slpf.rules import Rule, Shape, Verdict
 
 __all__ = [
     "AddKeys",
@@ -32,158 +49,46 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class SetId:
-    """One hash set: the rules of one shape in one tier."""
-
-    tier: int
-    shape: Shape
-
-
-@dataclass(frozen=True, slots=True)
-class MakeTier:
-    """A new tier, empty and not yet consulted."""
-
-    tier: int
+# Limits that keep a change short; each trades the number of tiers against what is moved.
+_PATIENCE = 50_000  # candidates that the search for what to move may look at
+_ENDLESS = sys.maxsize
+_MOVES = 500  # rules that are moved one by one; above it, tiers are cut in two
+_FEW = 8  # rules of a tier that is tried to be done without
+_LARGE = 1000  # rules that are not moved only to join two tiers, while there are
+_SPARE = 4  # at most so many pairs to join
 
 
-@dataclass(frozen=True, slots=True)
-class MakeSet:
-    """A new empty set, not yet consulted."""
-
-    id: SetId
-
-
-@dataclass(frozen=True, slots=True)
-class AddKeys:
-    """Put these keys into a set; none of them is there."""
-
-    id: SetId
-    keys: tuple[Key, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DropKeys:
-    """Take these keys out of a set; all of them are there."""
-
-    id: SetId
-    keys: tuple[Key, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """From now on the tier consults exactly these sets: a hit in any has its verdict."""
-
-    tier: int
-    verdict: Verdict
-    shapes: tuple[Shape, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """From now on a packet is judged by these tiers, one after the other."""
-
-    tiers: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DropSet:
-    """Remove a set that no tier consults any more."""
-
-    id: SetId
-
-
-@dataclass(frozen=True, slots=True)
-class DropTier:
-    """Remove a tier that is no longer consulted."""
-
-    tier: int
-
-
-Operation = MakeTier | MakeSet | AddKeys | DropKeys | Fill | Order | DropSet | DropTier
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Tier:
-    """`numbers` ascending; `sets` counts the rules behind each key: they share one element."""
+    """One verdict, and the rules that have it here by shape."""
 
     id: int
     verdict: Verdict
-    numbers: list[int] = field(default_factory=list)
-    sets: dict[Shape, dict[Key, int]] = field(default_factory=dict)
+    sets: dict[Shape, KeySet] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return sum(len(keys) for keys in self.sets.values())
 
-class Change:
-    """What one or more edits of the tiers mean for the kernel, each thing once.
-
-    Collected by element, so that a key that is added and dropped again costs nothing, and emitted
-    in an order in which no operation refers to what is not there yet or no more.
-    """
-
-    def __init__(self) -> None:
-        self._keys: dict[SetId, dict[Key, bool]] = defaultdict(dict)
-        self._made: dict[int, None] = {}
-        self._dropped: dict[int, None] = {}
-        self._sets: dict[SetId, bool] = {}
-        self._filled: dict[int, None] = {}
-        self._reordered = False
-
-    def key(self, id_: SetId, key: Key, *, there: bool) -> None:
-        """Note that the key is in the set (`there`) or is not, where it was the other way round."""
-        keys = self._keys[id_]
-        if key in keys:
-            del keys[key]
-        else:
-            keys[key] = there
-
-    def set(self, id_: SetId, *, there: bool) -> None:
-        """Note that the set came into being or is gone; its tier is filled anew."""
-        self._filled[id_.tier] = None
-        if id_ in self._sets:
-            del self._sets[id_]
-        else:
-            self._sets[id_] = there
-
-    def tier(self, tier: int, *, there: bool) -> None:
-        """Note that the tier came into being or is gone; the order is made anew."""
-        self._reordered = True
-        if there:
-            self._made[tier] = None
-        elif tier in self._made:
-            del self._made[tier]
-        else:
-            self._dropped[tier] = None
-
-    def operations(self, tiers: Tiers) -> list[Operation]:
-        """Return what to do, in order, to arrive at `tiers`."""
-        made = [id_ for id_, there in self._sets.items() if there]
-        gone = [id_ for id_, there in self._sets.items() if not there]
-        found: list[Operation] = [MakeTier(tier) for tier in self._made]
-        found += [MakeSet(id_) for id_ in made]
-        for id_, keys in self._keys.items():
-            if added := tuple(key for key, there in keys.items() if there):
-                found.append(AddKeys(id_, added))
-            dropped = tuple(key for key, there in keys.items() if not there)
-            # a set that goes takes its keys along, and one that came and went is never seen
-            if dropped and self._sets.get(id_) is not False:
-                found.append(DropKeys(id_, dropped))
-        found += [tiers.fill(tier) for tier in self._filled if tiers.has(tier)]
-        if self._reordered:
-            found.append(tiers.order())
-        found += [DropTier(tier) for tier in self._dropped]
-        found += [DropSet(id_) for id_ in gone]
-        return found
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of its rules, in no order."""
+        return [number for keys in self.sets.values() for number in keys.numbers]
 
 
 class Tiers:
     """The rules in force, by number, and the tiers they form."""
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
-        self._rules: dict[int, Rule] = {}
+        self._rules: dict[int, tuple[Rule, _Tier]] = {}
         self._tiers: list[_Tier] = []
         self._by_id: dict[int, _Tier] = {}
         self._last_id = 0
-        self._load(rules)
+        self._turn = 0
+        # no rule has a lower or a higher number; not brought back when rules go
+        self._lowest, self._highest = float("inf"), float("-inf")
+        unseen = Change()
+        for rule in sorted(rules, key=lambda rule: -rule.number):
+            self.add(rule, unseen)
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -193,28 +98,31 @@ class Tiers:
 
     def add(self, rule: Rule, change: Change) -> None:
         """Put a rule with a number that is free in its place."""
-        tier = self._place(rule, change)
-        insort(tier.numbers, rule.number)
-        self._rules[rule.number] = rule
-        self._count_up(tier, rule, change)
+        after, before = self._bounds(rule)
+        self._lowest = min(self._lowest, rule.number)
+        newest = rule.number > self._highest
+        self._highest = max(self._highest, rule.number)
+        if after < before:
+            # rules mostly come at one end of the list: keep away from it, so that they fit there
+            from_front = before == len(self._tiers) and (after >= 0 or newest)
+            tier = self._room(rule.verdict, after, before, change, from_front=from_front)
+            self._insert(rule, tier, change)
+        else:
+            self._disentangle(rule, change)
 
     def remove(self, number: int, change: Change) -> None:
         """Take the rule with this number out."""
-        rule = self._rules.pop(number)
-        index = self._index_of(number)
-        tier = self._tiers[index]
-        del tier.numbers[bisect_left(tier.numbers, number)]
-        self._count_down(tier, rule, change)
-        if not tier.numbers:
-            self._drop(index, change)
-            self._merge(index, change)
+        tier = self._rules[number][1]
+        self._take(number, change)
+        if self._dissolve(change) or not tier.sets:
+            self._tidy(change)
 
     def operations(self) -> list[Operation]:
         """Return what builds all of it from nothing."""
         ids = [SetId(tier.id, shape) for tier in self._tiers for shape in tier.sets]
         found: list[Operation] = [MakeTier(tier.id) for tier in self._tiers]
         found += [MakeSet(id_) for id_ in ids]
-        found += [AddKeys(id_, tuple(self._by_id[id_.tier].sets[id_.shape])) for id_ in ids]
+        found += [AddKeys(id_, self._by_id[id_.tier].sets[id_.shape].keys) for id_ in ids]
         found += [self.fill(tier.id) for tier in self._tiers]
         return [*found, self.order()]
 
@@ -231,101 +139,227 @@ class Tiers:
         """Return the tiers in order of evaluation."""
         return Order(tuple(tier.id for tier in self._tiers))
 
-    # -- tiers
+    # -- where a rule may be
 
-    def _load(self, rules: Iterable[Rule]) -> None:
-        ordered = sorted(rules, key=lambda rule: rule.number)
-        self._rules = {rule.number: rule for rule in ordered}
-        unseen = Change()
-        for verdict, run in groupby(ordered, key=lambda rule: rule.verdict):
-            tier = self._make(len(self._tiers), verdict, unseen)
-            for rule in run:
-                tier.numbers.append(rule.number)
-                keys = tier.sets.setdefault(rule.shape, {})
-                keys[rule.key] = keys.get(rule.key, 0) + 1
+    def _bounds(self, rule: Rule, patience: Patience | None = None) -> tuple[int, int]:
+        """Return the last tier that must be before the rule's, and the first that must be after.
 
-    def _place(self, rule: Rule, change: Change) -> _Tier:
-        """Find the tier that takes the rule, or make room for one."""
-        after = bisect_right(self._tiers, rule.number, key=lambda tier: tier.numbers[0])
-        before = self._tiers[after - 1] if after else None
-        if before is not None and before.verdict is rule.verdict:
-            return before
-        if before is not None and before.numbers[-1] > rule.number:
-            self._split(after - 1, rule.number, change)
-        elif after < len(self._tiers) and self._tiers[after].verdict is rule.verdict:
-            return self._tiers[after]
-        return self._make(after, rule.verdict, change)
+        By index; -1 and the number of tiers are none. If they are the wrong way round, there is no
+        place for the rule as things are.
+        """
+        after, before = -1, len(self._tiers)
+        if rule.number < self._highest:
+            for index, tier in enumerate(self._tiers):
+                if self._sides(tier, rule, patience)[1]:
+                    before = index
+                    break
+        if rule.number > self._lowest:
+            for index in range(len(self._tiers) - 1, -1, -1):
+                if self._sides(self._tiers[index], rule, patience)[0]:
+                    after = index
+                    break
+        return after, before
 
-    def _index_of(self, number: int) -> int:
-        return bisect_right(self._tiers, number, key=lambda tier: tier.numbers[0]) - 1
+    @staticmethod
+    def _sides(tier: _Tier, rule: Rule, patience: Patience | None) -> tuple[bool, bool]:
+        """Tell whether the tier has rules that must come before this one, and some after."""
+        ahead = behind = False
+        if tier.verdict is not rule.verdict:
+            for keys in tier.sets.values():
+                found = keys.sides(rule, patience)
+                ahead, behind = ahead or found[0], behind or found[1]
+        return ahead, behind
 
-    def _make(self, index: int, verdict: Verdict, change: Change) -> _Tier:
+    def _room(
+        self, verdict: Verdict, after: int, before: int, change: Change, *, from_front: bool
+    ) -> _Tier:
+        """Return a tier of this verdict between the two, the first or the last, or a new one."""
+        between = range(after + 1, before)
+        for index in between if from_front else reversed(between):
+            if self._tiers[index].verdict is verdict:
+                return self._tiers[index]
+        tier = self._make(verdict, change)
+        self._tiers.insert(after + 1 if from_front else before, tier)
+        return tier
+
+    # -- making a place where there is none
+
+    def _disentangle(self, rule: Rule, change: Change) -> None:
+        """Put a rule in place that some of a tier must precede and some must follow."""
+        try:
+            groups, back = self._in_the_way(rule)
+        except Exhausted:
+            self._cut(rule, change)
+        else:
+            self._rearrange(rule, groups, change, back=back)
+        self._tidy(change)
+
+    def _in_the_way(self, rule: Rule) -> tuple[list[list[Rule]], bool]:
+        """Find the fewest rules to move, by tier in order, and whether they go back.
+
+        What moves back takes along all that must stay behind it, as far as the tiers in question
+        reach; it is the same to the front. Raises `Exhausted` when that is too many.
+        """
+        patience = Patience(_PATIENCE)
+        after, before = self._bounds(rule, patience)
+        window = self._tiers[before : after + 1]
+        found: list[tuple[list[list[Rule]], bool]] = []
+        for back in (True, False):
+            patience = Patience(_PATIENCE)
+            try:
+                found.append((self._closure(rule, window, patience, back=back), back))
+            except Exhausted:
+                continue
+        if not found:
+            raise Exhausted
+        return min(found, key=lambda way: sum(map(len, way[0])))
+
+    def _closure(
+        self, rule: Rule, window: list[_Tier], patience: Patience, *, back: bool
+    ) -> list[list[Rule]]:
+        moving: dict[_Tier, dict[int, Rule]] = {tier: {} for tier in window}
+        waiting, count = [rule], 0
+        while waiting:
+            one = waiting.pop()
+            for tier in window:
+                for other in self._opposed(tier, one, patience, back=back):
+                    if other not in moving[tier]:
+                        moving[tier][other] = self._rules[other][0]
+                        waiting.append(moving[tier][other])
+                        count += 1
+                        if count > _MOVES:
+                            raise Exhausted
+        return [list(rules.values()) for rules in moving.values() if rules]
+
+    @staticmethod
+    def _opposed(tier: _Tier, rule: Rule, patience: Patience, *, back: bool) -> Iterator[int]:
+        if tier.verdict is not rule.verdict:
+            for keys in tier.sets.values():
+                for number in keys.overlapping(rule, patience):
+                    if (number > rule.number) is back:
+                        yield number
+
+    def _rearrange(
+        self, rule: Rule, groups: list[list[Rule]], change: Change, *, back: bool
+    ) -> None:
+        """Take the groups out; put the rule and then them where each still has a place.
+
+        Going back, each group comes as far to the front as it may, and before all that the groups
+        after it must precede, so there is a place for every one of them; to the front likewise.
+        """
+        for group in groups:
+            for one in group:
+                self._take(one.number, change)
+        waiting = [[rule], *(groups if back else reversed(groups))]
+        while waiting:
+            bounds = [[self._bounds(one, Patience(_ENDLESS)) for one in group] for group in waiting]
+            everything = [bound for group in bounds for bound in group]
+            after = max(bound[0] for bound in (bounds[0] if back else everything))
+            before = min(bound[1] for bound in (everything if back else bounds[0]))
+            group = waiting.pop(0)
+            tier = self._room(group[0].verdict, after, before, change, from_front=back)
+            for one in group:
+                self._insert(one, tier, change)
+
+    def _cut(self, rule: Rule, change: Change) -> None:
+        """Cut every tier in question at the rule's number; the smaller parts move."""
+        after, before = self._bounds(rule)
+        lower, upper = [], []
+        for tier in self._tiers[before : after + 1]:
+            numbers = tier.numbers
+            low = [number for number in numbers if number < rule.number]
+            part = self._make(tier.verdict, change)
+            if 2 * len(low) <= len(numbers):
+                moving = low
+                lower.append(part)
+                upper.append(tier)
+            else:
+                moving = [number for number in numbers if number > rule.number]
+                lower.append(tier)
+                upper.append(part)
+            for number in moving:
+                self._insert(self._take(number, change), part, change)
+        own = self._make(rule.verdict, change)
+        self._tiers[before : after + 1] = [*lower, own, *upper]
+        self._insert(rule, own, change)
+
+    # -- keeping the tiers few
+
+    def _tidy(self, change: Change) -> None:
+        """Drop tiers that are empty and join neighbours of one verdict: the smaller one moves.
+
+        Large ones are left apart while there are few such pairs: the next split is likely there.
+        """
+        for tier in [tier for tier in self._tiers if not tier.sets]:
+            self._drop(tier, change)
+        while True:
+            pairs = [
+                (min(len(one), len(other)), index)
+                for index, (one, other) in enumerate(pairwise(self._tiers))
+                if one.verdict is other.verdict
+            ]
+            size, index = min(pairs, default=(0, 0))
+            if not pairs or (size > _LARGE and len(pairs) <= _SPARE):
+                return
+            small, large = sorted(self._tiers[index : index + 2], key=len)
+            for number in small.numbers:
+                self._insert(self._take(number, change), large, change)
+            self._drop(small, change)
+
+    def _dissolve(self, change: Change) -> bool:
+        """Try whether one small tier is needed any longer: each time another one, in turn.
+
+        Without this, rules that come and go would grind the list to ever more tiers.
+        """
+        self._turn = (self._turn + 1) % len(self._tiers)
+        tier = self._tiers[self._turn]
+        if len(tier) > _FEW:
+            return False
+        moves = []
+        for rule in [self._rules[number][0] for number in tier.numbers]:
+            after, before = self._bounds(rule)
+            places = [
+                other
+                for other in self._tiers[after + 1 : before]
+                if other.verdict is tier.verdict and other is not tier
+            ]
+            if not places:
+                return False
+            moves.append((rule.number, places[-1]))
+        for number, place in moves:
+            self._insert(self._take(number, change), place, change)
+        return True
+
+    # -- tiers and keys
+
+    def _make(self, verdict: Verdict, change: Change) -> _Tier:
         self._last_id += 1
         tier = _Tier(self._last_id, verdict)
-        self._tiers.insert(index, tier)
         self._by_id[tier.id] = tier
         change.tier(tier.id, there=True)
         return tier
 
-    def _drop(self, index: int, change: Change) -> None:
-        tier = self._tiers.pop(index)
+    def _drop(self, tier: _Tier, change: Change) -> None:
+        self._tiers.remove(tier)
         del self._by_id[tier.id]
         change.tier(tier.id, there=False)
 
-    def _split(self, index: int, number: int, change: Change) -> None:
-        """Cut a tier in two before `number`; the smaller half moves into a tier of its own."""
-        tier = self._tiers[index]
-        cut = bisect_left(tier.numbers, number)
-        first = cut <= len(tier.numbers) - cut
-        moving = tier.numbers[:cut] if first else tier.numbers[cut:]
-        tier.numbers = tier.numbers[cut:] if first else tier.numbers[:cut]
-        half = self._make(index if first else index + 1, tier.verdict, change)
-        self._move(moving, tier, half, change)
-
-    def _merge(self, index: int, change: Change) -> None:
-        """Join the tiers on both sides of `index` if they have one verdict: the smaller one moves.
-
-        Without this, rules that come and go in the middle would grind the list to ever more tiers.
-        """
-        if not 0 < index < len(self._tiers):
-            return
-        pair = self._tiers[index - 1 : index + 1]
-        if pair[0].verdict is not pair[1].verdict:
-            return
-        smaller = 0 if len(pair[0].numbers) < len(pair[1].numbers) else 1
-        moving = pair[smaller].numbers
-        pair[smaller].numbers = []
-        self._move(moving, pair[smaller], pair[1 - smaller], change)
-        self._drop(index - 1 + smaller, change)
-
-    def _move(self, moving: list[int], source: _Tier, target: _Tier, change: Change) -> None:
-        for number in moving:
-            self._count_down(source, self._rules[number], change)
-            self._count_up(target, self._rules[number], change)
-        at_front = bool(target.numbers) and moving[0] < target.numbers[0]
-        target.numbers = moving + target.numbers if at_front else target.numbers + moving
-
-    # -- keys
-
-    @staticmethod
-    def _count_up(tier: _Tier, rule: Rule, change: Change) -> None:
+    def _insert(self, rule: Rule, tier: _Tier, change: Change) -> None:
+        self._rules[rule.number] = rule, tier
         id_ = SetId(tier.id, rule.shape)
         if rule.shape not in tier.sets:
-            tier.sets[rule.shape] = {}
+            tier.sets[rule.shape] = KeySet(rule.shape)
             change.set(id_, there=True)
-        keys = tier.sets[rule.shape]
-        keys[rule.key] = keys.get(rule.key, 0) + 1
-        if keys[rule.key] == 1:
+        if tier.sets[rule.shape].add(rule):
             change.key(id_, rule.key, there=True)
 
-    @staticmethod
-    def _count_down(tier: _Tier, rule: Rule, change: Change) -> None:
+    def _take(self, number: int, change: Change) -> Rule:
+        rule, tier = self._rules.pop(number)
         id_ = SetId(tier.id, rule.shape)
         keys = tier.sets[rule.shape]
-        keys[rule.key] -= 1
-        if not keys[rule.key]:
-            del keys[rule.key]
+        if keys.remove(rule):
             change.key(id_, rule.key, there=False)
         if not keys:
             del tier.sets[rule.shape]
             change.set(id_, there=False)
+        return rule

@@ -199,7 +199,7 @@ def _die(monkeypatch, slpf, paper, step):
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("persistent", [True, False])
 @pytest.mark.parametrize("action", ["deny", "delete", "reserved"])
-def test_after_a_death_at_any_step_the_same_key_ends_as_if_nothing_had_happened(  # noqa: PLR0917 - parametrized
+def test_after_a_death_at_any_step_the_same_key_ends_as_if_nothing_had_happened(
     bench, paper, model, monkeypatch, command, step, persistent, action
 ):
     slpf = bench.start(paper)

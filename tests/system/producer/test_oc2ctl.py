@@ -108,7 +108,7 @@ def test_a_response_is_printed_and_ends_the_run(broker, consumer, run) -> None:
     ],
 )
 @pytest.mark.req("LANG-41", "LANG-42", "AMB-16", "AMB-18", "AMB-25")
-def test_the_exit_status_comes_from_the_responses(  # noqa: PLR0917 - a table
+def test_the_exit_status_comes_from_the_responses(
     broker, consumer, run, responses, options, code, out, err
 ) -> None:
     consumer(broker.port, answering(*responses))

@@ -67,7 +67,7 @@ def test_what_paho_packs_is_read_the_same(fields, users, payload):
     st.sampled_from([1, 2]),
     st.booleans(),
 )
-def test_what_is_packed_is_what_paho_reads(  # noqa: PLR0917  given by hypothesis
+def test_what_is_packed_is_what_paho_reads(
     kind, encoding, correlation, topic, payload, packet_id, qos, dup
 ):
     packed = properties(kind, encoding, correlation)

@@ -1,0 +1,408 @@
+"""Plugins that raise, answer nonsense, or do not come back (DESIGN 5, LANG-44)."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+
+from oc2d.actuator import Response
+from oc2d.errors import Forbidden, Refusal, Unavailable
+from oc2d.hookspecs import hookimpl
+from oc2d.language.vocabulary import StatusCode
+from tests.unit.engine.bench import deny, features
+from tests.unit.engine.plugins import DoorResults, Gate, Idempotent, Recording, Together, Window
+
+SECRET = "/etc/secret"
+
+
+class Teapot(Refusal):
+    status = 418
+
+
+def raises(error):
+    def function(*_):
+        raise error
+
+    return function
+
+
+@pytest.mark.req("LANG-44")
+@pytest.mark.parametrize(
+    ("behave", "status", "text"),
+    [
+        (raises(RuntimeError(SECRET)), 500, "internal error"),
+        (raises(SystemExit(1)), 500, "internal error"),
+        (raises(KeyboardInterrupt()), 500, "internal error"),
+        (raises(Forbidden("not you")), 403, "not you"),
+        (raises(Teapot("tea")), 500, "internal error"),
+        (raises(Forbidden("\ud800")), 500, "internal error"),
+        (lambda _: None, 500, "internal error"),
+        (lambda _: 200, 500, "internal error"),
+        (lambda _: Response(status=299), 500, "internal error"),
+        (lambda _: Response(status="fine"), 500, "internal error"),
+        (lambda _: Response(text=5), 500, "internal error"),
+        (lambda _: Response(results="text"), 500, "internal error"),
+        (lambda _: Response(results=[1]), 500, "internal error"),
+        (lambda _: Response(results=object()), 500, "internal error"),
+        (lambda _: Response(results={"a": object()}), 500, "internal error"),
+        (lambda _: Response(status=StatusCode.NOT_FOUND, text="nobody"), 404, "nobody"),
+        (lambda _: Response(results={}), 200, ""),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["json", "cbor"])
+def test_whatever_a_plugin_does_the_request_is_answered(  # noqa: PLR0917 - what varies
+    build, door, behave, status, text, encoding
+):
+    door.behave = behave
+    bench = build(door)
+    reply = bench.answered(deny(), encoding=encoding)
+    assert (reply.status, reply.text) == (status, text)
+    bench.settle()
+    door.behave = lambda _: Response()
+    assert bench.answered(deny(), request_id="2").status == 200
+    assert len(bench.consumer._cases.open) == 0
+
+
+@pytest.mark.parametrize("where", ["on_check", "on_reserve"])
+@pytest.mark.parametrize("error", [RuntimeError(SECRET), SystemExit(), Forbidden("no")])
+def test_check_and_reserve_may_raise(build, door, where, error):
+    setattr(door, where, raises(error))
+    bench = build(door)
+    reply = bench.answered(deny(start_time=bench.turned.wall + 5000))
+    assert reply.status == (403 if isinstance(error, Forbidden) else 500)
+    assert SECRET not in reply.text
+    bench.settle()
+    assert door.executed == []
+    assert bench.consumer._cases.open == {}
+
+
+@pytest.mark.parametrize("reserved", [object(), "text", {"a": {1, object()}}])
+def test_reserve_may_return_nonsense(build, door, reserved):
+    door.on_reserve = lambda _: reserved
+    bench = build(door)
+    reply = bench.answered(deny(start_time=bench.turned.wall + 5000))
+    assert (reply.status, reply.text) == (500, "internal error")
+    bench.settle()
+    assert bench.consumer._cases.open == {}
+
+
+def test_reserve_may_have_nothing_to_report(build, door):
+    door.on_reserve = lambda _: None
+    bench = build(door)
+    reply = bench.answered(deny(start_time=bench.turned.wall + 5000))
+    assert "results" not in reply.response
+    bench.settle()
+    bench.advance(5)
+    bench.settle()
+    assert bench.statuses == [102, 200]
+
+
+@pytest.mark.req("LANG-44")
+@pytest.mark.parametrize("method", ["matches", "refusal"])
+@pytest.mark.parametrize("error", [RuntimeError(SECRET), SystemExit()])
+def test_matches_and_refusal_may_raise(build, door, method, error):
+    setattr(door, method, raises(error))
+    bench = build(door)
+    named = bench.answered({**deny(), "actuator": {"x-door": {}}})
+    assert named.status == (500 if method == "matches" else 200)
+    assert SECRET not in named.text
+    pair = bench.answered({**deny(), "action": "scan"}, request_id="2")
+    assert (pair.status, pair.text) == (501, "Command not supported: scan ipv4_net")
+    over = bench.answered(deny(stop_time=5), request_id="3")
+    assert over.status == 500
+    assert bench.answered(deny(), request_id="4").status == 200
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        raises(RuntimeError(SECRET)),
+        lambda _: None,
+        lambda _: [],
+        lambda commands: [Response()] * (len(commands) + 1),
+        lambda commands: [None for _ in commands],
+    ],
+)
+def test_execute_many_may_fail_altogether(build, answer):
+    together = Together()
+    together.behave = gate = Gate()
+    bench = build(together)
+    bench.ask(deny(), request_id="first")
+    gate.wait()
+    together.answer = answer
+    bench.deliver(*(bench.message(deny(), request_id=str(number)) for number in range(5)))
+    assert bench.consumer.engine.settle(10)
+    gate.open.set()
+    bench.reply(6)
+    assert together.batches == [5]
+    assert bench.statuses == [200] + [500] * 5
+    assert bench.replies[1].text == "internal error"
+
+
+def test_execute_many_answers_each_by_itself(build):
+    together = Together()
+    together.behave = gate = Gate()
+    bench = build(together)
+    bench.ask(deny(), request_id="first")
+    gate.wait()
+    together.answer = lambda commands: [
+        Forbidden("odd") if number % 2 else Response(results=DoorResults(number=number))
+        for number, _ in enumerate(commands)
+    ]
+    bench.deliver(*(bench.message(deny(), request_id=str(number)) for number in range(4)))
+    assert bench.consumer.engine.settle(10)
+    gate.open.set()
+    bench.reply(5)
+    assert bench.statuses == [200, 200, 403, 200, 403]
+    assert [r.headers["request_id"] for r in bench.replies] == ["first", "0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("as_response", [False, True])
+def test_503_of_a_plugin_is_not_remembered(build, door, as_response):
+    busy = Response(status=StatusCode.SERVICE_UNAVAILABLE, text="busy")
+    door.behave = (lambda _: busy) if as_response else raises(Unavailable("busy"))
+    bench = build(door)
+    assert bench.answered(deny(duration=5000)).status == 503
+    bench.settle()
+    assert bench.consumer._journal.remembered == 0
+    assert bench.consumer._journal.timers() == []
+    door.behave = lambda _: Response()
+    assert bench.answered(deny(duration=5000)).status == 200
+    assert len(door.executed) == 2
+
+
+def test_a_quick_outcome_does_not_wait_for_a_slow_one(build, idempotent):
+    gates = [Gate(), Gate()]
+    idempotent.behave = gates[0]
+    bench = build(idempotent)
+    bench.ask(deny(), request_id="first")
+    gates[0].wait()
+
+    def behave(command):
+        if str(command.target).startswith("192.0.2.9"):
+            return gates[1](command)
+        bench.turned.monotonic += 0.1
+        return Response()
+
+    idempotent.behave = behave
+    bench.deliver(bench.message(deny(), request_id="quick"))
+    bench.deliver(bench.message(deny("192.0.2.9"), request_id="slow"))
+    assert bench.consumer.engine.settle(10)
+    gates[0].open.set()
+    gates[1].wait()
+    assert [bench.reply(n).headers["request_id"] for n in (1, 2)] == ["first", "quick"]
+    gates[1].open.set()
+    assert bench.reply(3).status == 200
+
+
+def stuck(bench, gate, door):
+    """Get the worker stuck on one command, with two waiting."""
+    door.behave = gate
+    bench.ask(deny("192.0.2.1"), request_id="runs")
+    gate.wait()
+    bench.ask(deny("192.0.2.2"), request_id="waits")
+    bench.ask(deny("192.0.2.3", duration=60_000), request_id="waits too")
+    bench.ask(deny("192.0.2.4", start_time=bench.turned.wall + 5000), request_id="deferred")
+    assert bench.consumer.engine.settle(10)
+    bench.advance(60)
+
+
+@pytest.mark.parametrize("kind", [Recording, Idempotent])
+def test_a_worker_past_its_timeout_is_stuck_and_the_others_go_on(build, kind):
+    door, window, gate = kind(), Window(), Gate()
+    bench = build(door, window, timeout=60.0)
+    stuck(bench, gate, door)
+    bench.reply(4)
+    told = {r.headers["request_id"]: (r.status, r.text) for r in bench.replies}
+    assert told == {
+        "runs": (500, "outcome unknown"),
+        "waits": (503, "x-door does not answer"),
+        "waits too": (503, "x-door does not answer"),
+        "deferred": (503, "x-door does not answer"),
+    }
+    assert bench.answered(deny(), request_id="new").status == 503
+    assert bench.answered({**deny(), "actuator": {"x-window": {}}}, request_id="w").status == 200
+    assert bench.answered(features(), request_id="f").status == 200
+    state = bench.consumer.snapshot()["actuators"]
+    assert (state["x-door"]["state"], state["x-window"]["state"]) == ("stuck", "running")
+    gate.open.set()
+    bench.settle()
+    assert bench.consumer.snapshot()["actuators"]["x-door"]["state"] == "running"
+    assert [str(command.target) for command in door.executed] == ["192.0.2.1"]
+    assert door.reserved == []
+    assert len(bench.replies) == 7
+    assert bench.answered(deny("192.0.2.2"), request_id="waits").status == 200
+    assert bench.answered(deny("192.0.2.1"), request_id="runs").text == "outcome unknown"
+    assert len(door.executed) == 2
+
+
+@pytest.mark.parametrize("where", ["on_check", "on_reserve"])
+def test_a_worker_may_get_stuck_before_it_executes(build, door, where):
+    gate = Gate()
+    setattr(door, where, gate)
+    bench = build(door)
+    bench.ask(deny(start_time=bench.turned.wall + 5000))
+    gate.wait()
+    bench.advance(60)
+    assert bench.reply(1).status == 503
+    gate.open.set()
+    bench.settle()
+    assert bench.statuses == [503]
+    assert door.executed == []
+    assert bench.consumer._journal.remembered == 0
+
+
+def test_a_deferred_command_outlives_a_stuck_worker(build, door):
+    bench = build(door)
+    bench.ask(deny("192.0.2.9", start_time=bench.turned.wall + 30_000), request_id="deferred")
+    bench.reply(1)
+    bench.settle()
+    gate = door.behave = Gate()
+    bench.ask(deny(), request_id="runs")
+    gate.wait()
+    bench.advance(60)
+    assert bench.reply(2).text == "outcome unknown"
+    gate.open.set()
+    bench.settle()
+    assert [r.headers["request_id"] for r in bench.replies] == ["deferred", "runs", "deferred"]
+    assert bench.statuses == [102, 500, 200]
+
+
+def test_the_window_of_a_command_that_got_stuck_is_ended_all_the_same(build, door):
+    bench = build(door)
+    gate = door.behave = Gate()
+    bench.ask(deny(duration=90_000))
+    gate.wait()
+    bench.advance(60)
+    assert bench.reply(1).text == "outcome unknown"
+    gate.open.set()
+    bench.settle()
+    bench.advance(30)
+    bench.settle()
+    assert door.reverted == [door.executed[0].key]
+
+
+def test_each_command_of_a_batch_has_its_own_time(build, idempotent):
+    bench = build(idempotent)
+    gate = idempotent.behave = Gate()
+    bench.ask(deny(), request_id="first")
+    gate.wait()
+
+    def slow(_):
+        bench.turned.monotonic += 50
+        assert bench.consumer.engine.settle(10)
+        return Response()
+
+    bench.deliver(*(bench.message(deny(), request_id=str(number)) for number in range(5)))
+    idempotent.behave = slow
+    assert bench.consumer.engine.settle(10)
+    gate.open.set()
+    bench.settle()
+    assert bench.statuses.count(200) == 6
+    assert bench.consumer.engine.stuck == set()
+
+
+def test_a_revert_that_blocks_makes_new_commands_503(build, door):
+    bench = build(door)
+    door.on_revert = gate = Gate()
+    bench.ask(deny(duration=1000))
+    bench.settle()
+    bench.advance(1)
+    gate.wait()
+    bench.advance(60)
+    assert bench.answered(deny(), request_id="2").status == 503
+    gate.open.set()
+    bench.settle()
+    assert bench.answered(deny(), request_id="2").status == 200
+    assert len(door.reverted) == 1
+
+
+class Watching:
+    def __init__(self, error=None):
+        self.error = error
+        self.requests, self.responses = [], []
+
+    @hookimpl
+    def oc2d_request(self, request):
+        self.requests.append(request)
+        if self.error:
+            raise self.error
+
+    @hookimpl
+    def oc2d_response(self, request, status, duration_ms):
+        self.responses.append((request.request_id, request.profile, status, duration_ms))
+        if self.error:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("no"), SystemExit()])
+def test_observers_are_told_and_never_disturb(build, door, error):
+    watching = Watching(error)
+    bench = build(door, hooks=watching)
+    for number in range(3):
+        assert bench.answered(deny(), request_id=str(number)).status == 200
+    bench.answered(deny(), request_id="0")
+    bench.settle()
+    assert [r.request_id for r in watching.requests] == ["0", "1", "2"]
+    assert watching.responses == [(str(n), "x-door", 200, 0.0) for n in range(3)]
+    assert len(door.executed) == 3
+
+
+@pytest.mark.parametrize("error", [RuntimeError(SECRET), SystemExit()])
+def test_an_authoriser_that_raises_refuses(build, door, error):
+    class Broken:
+        @hookimpl
+        def oc2d_authorise(self, request):  # noqa: ARG002 - by the hook's name
+            raise error
+
+    bench = build(door, hooks=Broken())
+    reply = bench.answered(deny())
+    assert (reply.status, reply.text) == (403, "not permitted")
+    assert bench.answered(features(), request_id="2").status == 403
+    assert door.executed == []
+
+
+def test_a_stop_behind_waiting_jobs_still_stops_the_actuator(build, door):
+    bench = build(door)
+    gate = door.behave = Gate()
+    for number in range(10):
+        bench.ask(deny(), request_id=str(number))
+    gate.wait()
+    bench.consumer._workers["x-door"]._stopping.set()
+    gate.open.set()
+    bench.consumer.quiesce()
+    assert door.calls.count("stop") == 1
+    assert len(door.executed) == 1
+    assert bench.statuses == [200]
+
+
+def test_a_stuck_worker_does_not_hold_up_the_end(build, door, monkeypatch):
+    monkeypatch.setattr("oc2d.engine.consumer._WORKER_STOP", 0.5)
+    window = Window()
+    bench = build(door, window)
+    gate = door.behave = Gate()
+    bench.ask({**deny(), "actuator": {"x-door": {}}})
+    gate.wait()
+    bench.ask({**deny(), "actuator": {"x-window": {}}}, request_id="2")
+    bench.ask({**deny(), "actuator": {"x-door": {}}}, request_id="3")
+    bench.reply(1)
+    begun = time.monotonic()
+    bench.consumer.quiesce()
+    bench.consumer.close()
+    assert time.monotonic() - begun < 3
+    assert window.calls[-1] == "stop"
+    after = build(later := Recording(), window, directory=bench.dead_copy("next"))
+    gate.open.set()
+    after.reply(2)
+    after.settle()
+    told = {r.headers["request_id"]: r.text for r in after.replies}
+    assert told["r-1"] == "outcome unknown"
+    assert told["3"] == ""
+    assert len(later.executed) == 1
+
+
+def test_the_stop_times_of_the_parts_add_up_to_ten_seconds():
+    consumer = sys.modules["oc2d.engine.consumer"]
+    assert consumer._WORKER_STOP + 2 * consumer._ENGINE_STOP <= 10
