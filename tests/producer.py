@@ -18,7 +18,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from oc2d.language.codec import Encoding, InputLimits, decode, encode
+from oc2d.language.codec import Encoding, InputLimits, decode, encode, recognise
 
 CONTENT_TYPE = "application/openc2"
 _TIMEOUT = 15.0
@@ -67,7 +67,9 @@ class Reply:
 
     @cached_property
     def message(self) -> dict[str, Any]:
-        return decode(self.payload, Encoding(dict(self.user)["encoding"]), _LIMITS)
+        form = recognise(dict(self.user)["encoding"], self.payload)
+        assert form is not None, self
+        return decode(self.payload, form, _LIMITS)
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -186,8 +188,9 @@ class Producer:
             "from": self.sender,
             **(headers or {}),
         }
-        payload = encode(request(command, given), Encoding(encoding))
-        packed = properties(message_type, encoding, **more)
+        form = Encoding(encoding)
+        payload = encode(request(command, given), form)
+        packed = properties(message_type, form.announced, **more)
         self.publish(payload, topic, properties=packed, qos=qos, retain=retain)
         return request_id
 
