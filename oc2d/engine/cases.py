@@ -7,8 +7,8 @@ transaction is on the disk goes into the `Batch`.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 
@@ -18,22 +18,22 @@ import structlog
 from oc2d.actuator import Response
 from oc2d.engine import events
 from oc2d.engine.answers import Answers, Handles, ReplyTo, refused
+from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, worded
 from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.intake import Admit, Answer, Drop, Gate, Memory, Repeat
-from oc2d.engine.journal import Journal, Origin
-from oc2d.engine.ports import Inbound, Outgoing, Token
+from oc2d.engine.journal import Journal
+from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.engine.schedule import Scheduler
-from oc2d.engine.window import Window
 from oc2d.engine.worker import Job, Outcome, OutcomeUnknown, Step, Worker
 from oc2d.errors import Failed, Refusal, Unavailable
 from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, encode
 from oc2d.language.command import extension_tree
-from oc2d.language.response import OpenC2Response, Results, response_tree
+from oc2d.language.response import OpenC2Response, response_tree
 from oc2d.language.vocabulary import ResponseType, StatusCode
 
-__all__ = ["Batch", "Case", "Cases", "Settings", "first_step"]
+__all__ = ["Cases"]
 
 _log = structlog.get_logger("oc2d.engine")
 _PROCESSING = StatusCode.PROCESSING
@@ -41,46 +41,6 @@ _STATUS_AFTER = 0.1  # seconds until `status` is told that a command still runs 
 _REVERT_AGAIN = 10.0  # seconds until a failed revert is tried again
 _LAST = 20
 _NEVER = 1 << 62
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the configuration says about answers and memory; seconds."""
-
-    remember: int
-    interim_after: float
-    report_after_ack: bool
-
-
-@dataclass(slots=True)
-class Case:
-    """One request that is not finished; `job` is what its actuator has to do next."""
-
-    job: Job
-    request: Request
-    origin: Origin
-    to: ReplyTo
-    response_type: ResponseType
-    begun: float
-    told: bool = False  # something was sent for it already
-    deferred: bool = False  # it waits for its start time
-    running: bool = False  # its actuator was told to execute it
-
-    @property
-    def silent(self) -> bool:
-        """Nothing may be sent for it."""
-        return self.response_type is ResponseType.NONE
-
-
-@dataclass(slots=True)
-class Batch:
-    """What follows once the transaction is committed, or is undone when it fails."""
-
-    acknowledge: list[Token] = field(default_factory=list)
-    send: list[Outgoing] = field(default_factory=list)
-    release: list[int] = field(default_factory=list)
-    then: list[Callable[[], None]] = field(default_factory=list)
-    undo: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Cases:
@@ -137,11 +97,10 @@ class Cases:
     def _answer(self, verdict: Answer, topic: str, batch: Batch) -> None:
         memory = verdict.memory
         if memory is not None:
-            request = self._journal.add(memory.key, self._expires(memory), None, None)
+            stored = None if verdict.silent else self._answers.stored(verdict.response)
+            request = self._journal.add_answered(memory.key, self._expires(memory), stored)
             if memory.key is None:
                 self._journal.delivered(memory.packet_id, memory.digest, request)
-            if not verdict.silent:
-                self._journal.respond(request, self._answers.stored(verdict.response))
         if not verdict.silent:
             self._send(verdict.response, verdict.to, batch, durable=verdict.durable)
         status = verdict.response.status
@@ -152,7 +111,7 @@ class Cases:
         stored = verdict.known.response
         case = self.open.get(verdict.known.request)
         # A 102 is no news to one whose own reply will follow, unless that is far off (AMB-21).
-        follows = case is not None and not case.deferred and not _last_word(case)
+        follows = case is not None and not case.deferred and not last_word(case)
         if stored is not None and not verdict.silent and not follows:
             self._post(self._answers.repeat(stored, verdict.to), batch)
         batch.then.append(
@@ -266,7 +225,10 @@ class Cases:
             _log.warning(events.LATE_OUTCOME, command_key=job.command.key)
             return
         unknown = isinstance(outcome, OutcomeUnknown)
-        self._finish(case, self._spoken(outcome, case), batch, unknown=unknown)
+        response = self._spoken(outcome, case)
+        if response.status == _PROCESSING:  # no outcome: the interim answers are the engine's
+            response = refused(Failed("internal error"))
+        self._finish(case, response, batch, unknown=unknown)
 
     def _finish(
         self, case: Case, response: OpenC2Response, batch: Batch, *, unknown: bool = False
@@ -297,7 +259,7 @@ class Cases:
     def _spoken(self, outcome: Outcome, case: Case) -> OpenC2Response:
         """Turn an outcome into a response that can be sent, whatever the plugin put into it."""
         try:
-            response = refused(outcome) if isinstance(outcome, Refusal) else _worded(outcome, case)
+            response = refused(outcome) if isinstance(outcome, Refusal) else worded(outcome, case)
             for encoding in {Encoding.JSON, case.to.encoding}:
                 encode(response_tree(response, encoding), encoding)
         except Exception as error:  # noqa: BLE001 - any plugin, any error
@@ -306,7 +268,7 @@ class Cases:
         return response
 
     def _owes(self, case: Case, status: int) -> bool:
-        if _last_word(case):
+        if last_word(case):
             return self._settings.report_after_ack and status >= StatusCode.BAD_REQUEST
         return not case.silent
 
@@ -432,25 +394,3 @@ class Cases:
             key = (request.profile or "", request.command.action.value, int(status))
             self.outcomes[key] += 1
             self._hooks.response(request, int(status), duration_ms)
-
-
-def first_step(window: Window, clock: Clock) -> Step:
-    """Tell what a command begins with; there is no waiting for a window without length (AMB-24)."""
-    return Step.RESERVE if window.ahead(clock) and not window.over(clock) else Step.CARRY_OUT
-
-
-def _last_word(case: Case) -> bool:
-    """Tell whether the 102 that was sent is all there will be (AMB-16)."""
-    return case.told and case.response_type is ResponseType.ACK
-
-
-def _worded(response: Response, case: Case) -> OpenC2Response:
-    """Put a plugin's results under its NSID (LANG-40); raises what is wrong with them."""
-    status, text, results = StatusCode(response.status), response.text, response.results
-    if not (text is None or isinstance(text, str)):
-        raise TypeError(f"the text of a response is {type(text).__name__}")
-    if results is None:
-        return OpenC2Response(status, text)
-    if not isinstance(extension_tree(results, Encoding.JSON), dict):
-        raise TypeError(f"the results of a response are {type(results).__name__}")
-    return OpenC2Response(status, text, Results(extensions={case.job.profile: results}))

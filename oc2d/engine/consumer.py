@@ -15,7 +15,8 @@ from oc2d.actuator import Context, Endpoint
 from oc2d.config import Config
 from oc2d.engine import events, recovery
 from oc2d.engine.answers import Answers, Handles
-from oc2d.engine.cases import Cases, Settings
+from oc2d.engine.case import Settings
+from oc2d.engine.cases import Cases
 from oc2d.engine.clock import Clock
 from oc2d.engine.engine import Engine
 from oc2d.engine.hooks import Hooks

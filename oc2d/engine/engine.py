@@ -23,7 +23,8 @@ import structlog
 
 from oc2d.engine import events
 from oc2d.engine.answers import Handles
-from oc2d.engine.cases import Batch, Cases
+from oc2d.engine.case import Batch
+from oc2d.engine.cases import Cases
 from oc2d.engine.clock import Clock
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal

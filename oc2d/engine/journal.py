@@ -213,17 +213,19 @@ class Journal:
         )
         self._db.execute("DELETE FROM deliveries")
 
-    def add(
-        self, key: bytes | None, expires: int, actuator: str | None, origin: Origin | None
-    ) -> int:
-        """Write down a request; with an origin it is RECEIVED, without one there is no more to do.
+    def add(self, key: bytes | None, expires: int, actuator: str, origin: Origin) -> int:
+        """Write down a request that is RECEIVED; returns its id."""
+        return self._insert(key, Phase.RECEIVED, expires, actuator, _encode(origin), None)
 
-        Returns its id.
-        """
-        phase = Phase.RESULT if origin is None else Phase.RECEIVED
+    def add_answered(self, key: bytes | None, expires: int, response: bytes | None) -> int:
+        """Write down a request for which there is no more to do; returns its id."""
+        return self._insert(key, Phase.RESULT, expires, None, None, response)
+
+    def _insert(self, *values: object) -> int:
         cursor = self._db.execute(
-            "INSERT INTO requests(key, phase, expires, actuator, origin) VALUES(?, ?, ?, ?, ?)",
-            (key, phase, expires, actuator, None if origin is None else _encode(origin)),
+            "INSERT INTO requests(key, phase, expires, actuator, origin, response)"
+            " VALUES(?, ?, ?, ?, ?, ?)",
+            values,
         )
         self.remembered += 1
         return int(cursor.lastrowid or 0)

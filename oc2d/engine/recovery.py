@@ -14,7 +14,8 @@ import structlog
 from oc2d.actuator import Command, Reason
 from oc2d.engine import events
 from oc2d.engine.answers import ReplyTo
-from oc2d.engine.cases import Case, Cases, first_step
+from oc2d.engine.case import Case, first_step
+from oc2d.engine.cases import Cases
 from oc2d.engine.clock import Clock
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal, Pending, Phase

@@ -41,6 +41,7 @@ def raises(error):
         (lambda _: None, 500, "internal error"),
         (lambda _: 200, 500, "internal error"),
         (lambda _: Response(status=299), 500, "internal error"),
+        (lambda _: Response(status=StatusCode.PROCESSING), 500, "internal error"),
         (lambda _: Response(status="fine"), 500, "internal error"),
         (lambda _: Response(text=5), 500, "internal error"),
         (lambda _: Response(results="text"), 500, "internal error"),
