@@ -31,9 +31,9 @@ def named(tree: Any, names: Names | None) -> Any:  # noqa: ANN401 - a tree
             present = {at: value for at, value in enumerate(tree, 1) if value is not None}
             return named(present, names)
         return [named(item, names) for item in tree]
-    if type(tree) is int and names is not None and names is not NUMBER:
-        return _name(tree, names)
-    return tree
+    if names is NUMBER:
+        return int(tree) if type(tree) is float and tree.is_integer() else tree
+    return _name(tree, names) if names is not None and type(tree) is int else tree
 
 
 def _name(key: int | str, names: Names | None) -> str:

@@ -514,6 +514,20 @@ def test_exchange_25_what_is_wrong_is_answered_in_the_form_it_came_in(producer):
         assert text in reply.text
 
 
+@pytest.mark.req("AMB-52")
+def test_exchange_25_the_form_outlives_a_restart(producer, zulu, clean):
+    del clean
+    start = int(time.time() * 1000) + 1000
+    sent = command("deny", {"ipv4_net": "10.25.0.0/16"}, start_time=start)
+    request_id = producer.send(sent, encoding="cbor-concise")
+    (interim,) = producer.wait(request_id)
+    assert zulu.stop() == 0
+    zulu.start()
+    final = producer.wait(request_id, 2)[-1]
+    check_form(final, "cbor-concise")
+    assert (final.status, final.number) == (200, interim.number)
+
+
 @pytest.mark.req("AMB-52", "AMB-21", "MQTT-50")
 def test_exchange_25_a_duplicate_in_another_form_is_the_same_request(producer, zulu, clean):
     del clean
