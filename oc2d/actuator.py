@@ -186,7 +186,8 @@ class Actuator:
     specifiers_type: ClassVar[type | None] = None
     results_type: ClassVar[type | None] = None
     targets: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    #: The integers that stand for the profile's names in concise CBOR; None: its names are written.
+    #: The integers that stand for the profile's names in concise CBOR (AMB-52); None: it has none,
+    #: and its names are written. See `oc2d.language.ids`.
     ids: ClassVar[ProfileIds | None] = None
 
     _declared: ClassVar[Mapping[tuple[Action, str], Pair]] = MappingProxyType({})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import socket
 import threading
@@ -19,7 +18,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from oc2d.language.codec import Encoding, InputLimits, decode, encode
+from oc2d.language.codec import Encoding, InputLimits, decode, encode, recognise
 
 CONTENT_TYPE = "application/openc2"
 _TIMEOUT = 15.0
@@ -68,7 +67,9 @@ class Reply:
 
     @cached_property
     def message(self) -> dict[str, Any]:
-        return decode(self.payload, Encoding(dict(self.user)["encoding"]), _LIMITS)
+        form = recognise(dict(self.user)["encoding"], self.payload)
+        assert form is not None, self
+        return decode(self.payload, form, _LIMITS)
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -112,7 +113,6 @@ class Producer:
         self.refused: list[str] = []  # by the broker: why
         self._seen = threading.Condition()
         self._ready = threading.Event()
-        self._fences = itertools.count(1)
         self._client = paho.Client(
             paho.CallbackAPIVersion.VERSION2, f"p{uuid.uuid4().hex[:20]}", protocol=paho.MQTTv5
         )
@@ -188,8 +188,9 @@ class Producer:
             "from": self.sender,
             **(headers or {}),
         }
-        payload = encode(request(command, given), Encoding(encoding))
-        packed = properties(message_type, encoding, **more)
+        form = Encoding(encoding)
+        payload = encode(request(command, given), form)
+        packed = properties(message_type, form.announced, **more)
         self.publish(payload, topic, properties=packed, qos=qos, retain=retain)
         return request_id
 
@@ -228,7 +229,7 @@ class Producer:
     def fence(self, topic: str | None = None) -> None:
         """Wait until all that this Producer sent is done: the actuator works in order."""
         command = {"action": "delete", "target": {"slpf:rule_number": 2_000_000_000}}
-        reply = self.ask(command, topic, request_id=f"fence-{next(self._fences)}-{self.sender}")
+        reply = self.ask(command, topic, request_id=f"fence-{uuid.uuid4()}")
         assert reply.status == 500, reply
 
     def assert_silent(self, request_id: str | None, expected: int = 0) -> None:

@@ -68,36 +68,42 @@ def _check_keys(payload: bytes, items: int) -> None:
     Of other keys many can be made that have the same hash, which takes for ever to tell apart. What
     is not CBOR at all is left to the decoder.
     """
-    at = heads = 0
-    inside = [[False, 1]]  # what is open: whether it is a map, and how many items are to come
-    while inside and at < len(payload):
+    at, outer = 0, []
+    in_map, left = False, 1  # where we are, and how many items are to come; below 0: till a break
+    for _ in range(2 * items + 1):
+        if at >= len(payload):
+            return
         first = payload[at]
-        major, info = first >> 5, first & 0x1F
         at += 1
-        heads += 1
-        if heads > 2 * items + 1:
-            raise BadRequest(f"the message holds more than {items} items")
         if first == _BREAK:
-            inside.pop()
-            continue
-        in_map, left = inside[-1]
-        if in_map and left % 2 == 0 and not (major == _TEXT or first in _IDS):
-            raise BadRequest("a CBOR map has a key that is neither text nor an id")
-        inside[-1][1] -= 1
-        width = 1 << (info - 24) if info in _WIDE else 0
-        argument = int.from_bytes(payload[at : at + width], "big") if width else info
-        at += width
-        if info == _INDEFINITE:
-            inside.append([major == _MAP, -2])
-        elif major in (_BYTES, _TEXT):
-            at += argument
-        elif major in (_ARRAY, _MAP):
-            inside.append([major == _MAP, argument * (2 if major == _MAP else 1)])
-        while inside and inside[-1][1] == 0:
-            inside.pop()
+            left = 0
+        else:
+            major, info = first >> 5, first & 0x1F
+            if in_map and left % 2 == 0 and major != _TEXT and first not in _IDS:
+                raise BadRequest("a CBOR map has a key that is neither text nor an id")
+            left -= 1
+            if info in _WIDE:
+                width = 1 << (info - 24)
+                info, at = int.from_bytes(payload[at : at + width], "big"), at + width
+                indefinite = False
+            else:
+                indefinite = info == _INDEFINITE
+            if major in _CONTAINERS or indefinite:
+                outer.append((in_map, left))
+                in_map = major == _MAP
+                left = -2 if indefinite else info * (2 if in_map else 1)
+            elif major in _STRINGS:
+                at += info
+        while left == 0:
+            if not outer:
+                return
+            in_map, left = outer.pop()
+    raise BadRequest(f"the message holds more than {items} items")
 
 
 _BYTES, _TEXT, _ARRAY, _MAP = range(2, 6)
+_STRINGS = (_BYTES, _TEXT)
+_CONTAINERS = (_ARRAY, _MAP)
 _BREAK = 0xFF
 _INDEFINITE = 31
 _WIDE = range(24, 28)

@@ -31,9 +31,9 @@ def named(tree: Any, names: Names | None) -> Any:  # noqa: ANN401 - a tree
             present = {at: value for at, value in enumerate(tree, 1) if value is not None}
             return named(present, names)
         return [named(item, names) for item in tree]
-    if type(tree) is int and names is not None and names is not NUMBER:
-        return _name(tree, names)
-    return tree
+    if names is NUMBER:
+        return int(tree) if type(tree) is float and tree.is_integer() else tree
+    return _name(tree, names) if names is not None and type(tree) is int else tree
 
 
 def _name(key: int | str, names: Names | None) -> str:
@@ -43,23 +43,26 @@ def _name(key: int | str, names: Names | None) -> str:
 
 
 def numbered(tree: Any, names: Names | None) -> Any:  # noqa: ANN401 - a tree
-    """Put ids for names that have one; raises `BadRequest` for a member that no array can hold."""
+    """Put ids for names that have one."""
     if isinstance(tree, dict):
         ids, inner = (names.ids, names.inner) if names else ({}, {})
-        made = {ids.get(name, name): numbered(own, inner.get(name)) for name, own in tree.items()}
+        made: dict[int | str, Any] = {
+            ids.get(name, name): numbered(own, inner.get(name)) for name, own in tree.items()
+        }
         return _array(made) if names is not None and names.record else made
     if isinstance(tree, (list, tuple)):
         return [numbered(item, names) for item in tree]
-    if names is NUMBER:
+    if names is NUMBER and type(tree) is int:
         return float(tree)
     return names.ids.get(tree, tree) if names and isinstance(tree, str) else tree
 
 
-def _array(members: dict[int | str, Any]) -> list[Any]:
-    """Line up the members of a record: null for what is absent, nothing after the last."""
-    last = 0
-    for position in members:
-        if isinstance(position, str):
-            raise BadRequest(f"there is no place for {position[:64]!r} in the concise form of CBOR")
-        last = max(last, position)
-    return [members.get(position) for position in range(1, last + 1)]
+def _array(members: dict[int | str, Any]) -> list[Any] | dict[int | str, Any]:
+    """Line up the members of a record: null for what is absent, nothing after the last.
+
+    With a member that has no position (an extension of somebody's) it stays a map.
+    """
+    positions = [position for position in members if isinstance(position, int)]
+    if len(positions) < len(members):
+        return members
+    return [members.get(position) for position in range(1, max(positions, default=0) + 1)]

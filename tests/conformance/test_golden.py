@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
 from types import SimpleNamespace
@@ -102,9 +101,9 @@ def clean(zulu, producer):
         assert producer.ask(delete(number)).status == 200
 
 
-@pytest.fixture(params=["json", "cbor"])
+@pytest.fixture(params=["json", "cbor", "cbor-concise"])
 def soc(request, producer, clean):
-    """A Producer that speaks one of the encodings."""
+    """A Producer that speaks one of the forms."""
     del clean
     form = request.param
 
@@ -126,6 +125,10 @@ def soc(request, producer, clean):
     )
 
 
+#: The first byte of a response: an object, a map of two, an array of two.
+FIRST = {"json": b"{", "cbor": b"\xa2", "cbor-concise": b"\x82"}
+
+
 def check_form(reply, form="json"):
     """Show that a response is what MQTT 3.2 and the wrapper want, to the last member."""
     assert reply.topic == "oc2/rsp"
@@ -133,8 +136,9 @@ def check_form(reply, form="json"):
     assert reply.properties == {
         "PayloadFormatIndicator": int(form == "json"),
         "ContentType": "application/openc2",
-        "UserProperty": [("msgType", "rsp"), ("encoding", form)],
+        "UserProperty": [("msgType", "rsp"), ("encoding", form.partition("-")[0])],
     }
+    assert FIRST[form] == reply.payload[:1]
     assert reply.message.keys() == {"headers", "body"}
     assert reply.message["body"].keys() == {"openc2"}
     assert reply.message["body"]["openc2"].keys() == {"response"}
@@ -458,19 +462,83 @@ def test_exchange_24_what_is_not_persistent_is_gone_after_a_boot(producer, zulu,
 
 
 @pytest.mark.req("AMB-15", "AMB-52")
-def test_exchange_25_an_unknown_encoding_and_the_concise_form(producer):
+def test_exchange_25_an_unknown_encoding(producer):
     from oc2d.language.codec import Encoding, encode  # noqa: PLC0415 - as above
 
     payload = encode(request(query(), {"request_id": "r25"}), Encoding.JSON)
-    # {1: "r25"}, {1: {1: query features []}} as JADN has it, in an array
-    concise = bytes.fromhex("82a1016372323 5a101a1018203a10980".replace(" ", ""))
-    for sent, encoding in ((payload, "xml"), (concise, "cbor")):
+    for encoding in ("xml", "cbor-concise"):
         before = len(producer.replies)
-        producer.publish(sent, properties=properties(encoding=encoding, text=encoding == "xml"))
+        producer.publish(payload, properties=properties(encoding=encoding, text=True))
         reply = producer.until(lambda at=before: producer.replies[at:], "an answer")[0]
-        check_form(reply, "cbor" if encoding == "cbor" else "json")
+        check_form(reply)
         assert reply.status == 400
-    assert re.search("concise", reply.text)
+
+
+@pytest.mark.req("AMB-52", "MQTT-34", "MQTT-35", "LANG-78", "LANG-79")
+@pytest.mark.parametrize(("announced", "name"), [("cbor", "61"), (None, "62")])
+def test_exchange_25_concise_cbor_to_the_last_byte(producer, zulu, announced, name, clean):
+    del clean
+    # deny ipv4_net 10.25.0.0/16, insert_rule 25: the arrays of message, command and range
+    sent = bytes.fromhex(
+        f"82 a2 01 61 {name} 03 63 73 6f 63 a1 01 a1 01"
+        "83 06 a1 0d 82 44 0a 19 00 00 10 a1 19 04 00 a1 19 04 03 18 19"
+    )
+    before = len(producer.replies)
+    producer.publish(sent, properties=properties(encoding=announced))
+    reply = producer.until(lambda: producer.replies[before:], "an answer")[0]
+    assert list(zulu.rules()) == [25]
+    # after request_id and created: from, to, status 200, and in the results of slpf 25
+    head, created, tail = reply.payload[:6], reply.payload[6:15], reply.payload[15:]
+    assert head == bytes.fromhex(f"82 a4 01 61 {name} 02")
+    assert created[0] == 0x1B
+    assert tail == bytes.fromhex(
+        "03 64 7a 75 6c 75 04 81 63 73 6f 63"
+        "a1 01 a1 02 a2 01 18 c8 03 a1 19 04 00 a1 19 04 00 18 19"
+    )
+
+
+@pytest.mark.req("AMB-52", "LANG-44")
+def test_exchange_25_what_is_wrong_is_answered_in_the_form_it_came_in(producer):
+    for sent, text in (
+        ("82 a1 01 63 72 32 35 a1 01 a1 01 82 18 63 a1 09 80", "no action '99'"),
+        ("82 a1 01 63 72 32 35", "CBOR"),
+        ("84 00 00 00 00", "headers"),
+        ("9f ff", "body"),
+    ):
+        before = len(producer.replies)
+        packed = properties(encoding="cbor")
+        producer.publish(bytes.fromhex(sent), properties=packed)
+        reply = producer.until(lambda at=before: producer.replies[at:], "an answer")[0]
+        check_form(reply, "cbor-concise")
+        assert reply.status == 400
+        assert text in reply.text
+
+
+@pytest.mark.req("AMB-52")
+def test_exchange_25_the_form_outlives_a_restart(producer, zulu, clean):
+    del clean
+    start = int(time.time() * 1000) + 1000
+    sent = command("deny", {"ipv4_net": "10.25.0.0/16"}, start_time=start)
+    request_id = producer.send(sent, encoding="cbor-concise")
+    (interim,) = producer.wait(request_id)
+    assert zulu.stop() == 0
+    zulu.start()
+    final = producer.wait(request_id, 2)[-1]
+    check_form(final, "cbor-concise")
+    assert (final.status, final.number) == (200, interim.number)
+
+
+@pytest.mark.req("AMB-52", "AMB-21", "MQTT-50")
+def test_exchange_25_a_duplicate_in_another_form_is_the_same_request(producer, zulu, clean):
+    del clean
+    forms = ("json", "cbor", "cbor-concise", "json")
+    replies = []
+    for number, form in enumerate(forms, 1):
+        producer.send(deny("10.25.0.0/16"), request_id="r25-forms", encoding=form)
+        replies.append(producer.wait("r25-forms", number)[-1])
+        check_form(replies[-1], form)
+    assert len(zulu.rules()) == 1
+    assert all(reply.response == replies[0].response for reply in replies)
 
 
 @pytest.mark.req("AMB-52", "LANG-65")

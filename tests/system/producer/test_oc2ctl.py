@@ -250,7 +250,7 @@ def test_the_broker_sees_a_clean_short_conversation(broker, run) -> None:
 
 
 @pytest.mark.req("MQTT-31", "MQTT-32", "MQTT-33", "MQTT-34", "MQTT-37", "MQTT-40", "MQTT-2")
-@pytest.mark.parametrize("encoding", ["json", "cbor"])
+@pytest.mark.parametrize("encoding", ["json", "cbor", "cbor-concise"])
 def test_a_request_has_exactly_the_properties_it_must_have(run, encoding) -> None:
     peer = Peer()
     codes: list[int] = []
@@ -266,16 +266,20 @@ def test_a_request_has_exactly_the_properties_it_must_have(run, encoding) -> Non
         options = peer.grant(conn, b"\x02\x02").body
         assert options.count(b"\x0e") >= 2
         seen = conn.expect("PUBLISH")
+        announced = encoding.removesuffix("-concise").encode()
         properties = b"".join(
             (
                 b"\x01" + bytes([encoding == "json"]),
                 b"\x03" + short(18) + b"application/openc2",
                 b"\x26" + short(7) + b"msgType" + short(3) + b"req",
-                b"\x26" + short(8) + b"encoding" + short(4) + encoding.encode(),
+                b"\x26" + short(8) + b"encoding" + short(4) + announced,
             )
         )
         head = short(len("oc2/cmd/all")) + b"oc2/cmd/all" + short(seen.packet_id)
-        assert seen.body.startswith(head + bytes([len(properties)]) + properties)
+        head += bytes([len(properties)]) + properties
+        assert seen.body.startswith(head)
+        first = {"json": b"{", "cbor": b"\xa2", "cbor-concise": b"\x82"}[encoding]
+        assert seen.body.removeprefix(head).startswith(first)
         conn.send(ack("PUBACK", seen.packet_id, 0x87))
         conn.expect("DISCONNECT")
         conn.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import cbor2
 import pytest
 
 from oc2d.errors import BadRequest, NotSupported, Oc2dError, UsageError
@@ -127,6 +128,17 @@ def test_no_feature_is_asked_for_twice() -> None:
 def test_in_cbor_an_address_range_is_binary() -> None:
     tree = built("deny ipv4_net 203.0.113.0/24", Encoding.CBOR)
     assert tree["target"] == {"ipv4_net": [bytes([203, 0, 113, 0]), 24]}
+
+
+@pytest.mark.req("AMB-52", "MQTT-35")
+def test_a_request_in_concise_cbor_has_ids() -> None:
+    tree = built("deny ipv4_net 203.0.113.0/24 --direction ingress", Encoding.CONCISE)
+    made = compose(tree, "t", sender="soc", encoding=Encoding.CONCISE)
+    _, body = cbor2.loads(made.payload)
+    assert body == {1: {1: [6, {13: [bytes([203, 0, 113, 0]), 24]}, {1024: {1026: 2}}]}}
+    for given in (Encoding.CBOR, Encoding.CONCISE):
+        raw = compose_raw(made.payload, "t", encoding=given)
+        assert (raw.payload, raw.request_id) == (made.payload, made.request_id)
 
 
 def test_host_bits_are_masked_and_told() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oc2d.engine.ports import Channel, Inbound, Token
+from oc2d.language.codec import Encoding, encode
 from oc2d.producer.replies import Reply, read_reply
 from oc2d.producer.text import reply_line, reply_object, to_json, traffic_line, traffic_object
 
@@ -50,6 +51,18 @@ def test_a_right_response_is_read_without_warnings() -> None:
     assert not reply.interim
     assert reply.warnings == ()
     assert reply_line(reply) == "fw-7  200  rule_number=7"
+
+
+@pytest.mark.req("AMB-52", "MQTT-35")
+@pytest.mark.parametrize("encoding", ["cbor", None, "other"])
+def test_a_response_in_concise_cbor_is_read_alike(encoding) -> None:
+    response = {"status": 200, "results": {"slpf": {"rule_number": 7}, "rate_limit": 60}}
+    payload = encode(json.loads(message(response)), Encoding.CONCISE)
+    reply = read(payload, encoding=encoding)
+    assert replace(reply, warnings=()) == read(message(response))
+    assert reply.warnings == () if encoding == "cbor" else len(reply.warnings) == 1
+    assert "60" in reply_line(reply)
+    assert "60.0" not in reply_line(reply)
 
 
 def test_a_response_in_cbor_is_read_alike() -> None:
