@@ -105,7 +105,7 @@ SHUT = dict.fromkeys(OPEN, False)
 )
 @pytest.mark.parametrize("how", ["none", "reject"])
 @pytest.mark.parametrize("kind", ["net", "connection"])
-def test_a_deny_stops_what_its_direction_says_and_its_delete_lets_it_pass(  # noqa: PLR0917 - parametrized
+def test_a_deny_stops_what_its_direction_says_and_its_delete_lets_it_pass(
     walled, paths, version, direction, passing, how, kind
 ):
     wall = walled()
