@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import socket
 import threading
@@ -112,7 +111,6 @@ class Producer:
         self.refused: list[str] = []  # by the broker: why
         self._seen = threading.Condition()
         self._ready = threading.Event()
-        self._fences = itertools.count(1)
         self._client = paho.Client(
             paho.CallbackAPIVersion.VERSION2, f"p{uuid.uuid4().hex[:20]}", protocol=paho.MQTTv5
         )
@@ -228,7 +226,7 @@ class Producer:
     def fence(self, topic: str | None = None) -> None:
         """Wait until all that this Producer sent is done: the actuator works in order."""
         command = {"action": "delete", "target": {"slpf:rule_number": 2_000_000_000}}
-        reply = self.ask(command, topic, request_id=f"fence-{next(self._fences)}-{self.sender}")
+        reply = self.ask(command, topic, request_id=f"fence-{uuid.uuid4()}")
         assert reply.status == 500, reply
 
     def assert_silent(self, request_id: str | None, expected: int = 0) -> None:
