@@ -18,7 +18,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from oc2d.language.codec import Encoding, InputLimits, decode, encode
+from oc2d.language.codec import Encoding, InputLimits, decode, encode, recognise
 
 CONTENT_TYPE = "application/openc2"
 _TIMEOUT = 15.0
@@ -67,7 +67,9 @@ class Reply:
 
     @cached_property
     def message(self) -> dict[str, Any]:
-        return decode(self.payload, Encoding(dict(self.user)["encoding"]), _LIMITS)
+        encoding = recognise(dict(self.user)["encoding"], self.payload)
+        assert encoding is not None
+        return decode(self.payload, encoding, _LIMITS)
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -187,7 +189,7 @@ class Producer:
             **(headers or {}),
         }
         payload = encode(request(command, given), Encoding(encoding))
-        packed = properties(message_type, encoding, **more)
+        packed = properties(message_type, Encoding(encoding).announced, **more)
         self.publish(payload, topic, properties=packed, qos=qos, retain=retain)
         return request_id
 

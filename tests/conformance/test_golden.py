@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import json
 import time
 import uuid
 from types import SimpleNamespace
 
+import cbor2
 import pytest
 
+from oc2d.language.codec import Encoding, encode
 from tests.consumer import command, delete, deny, query
 from tests.producer import properties, request
 from tests.waiting import wait_until
@@ -102,7 +104,7 @@ def clean(zulu, producer):
         assert producer.ask(delete(number)).status == 200
 
 
-@pytest.fixture(params=["json", "cbor"])
+@pytest.fixture(params=["json", "cbor", "cbor-concise"])
 def soc(request, producer, clean):
     """A Producer that speaks one of the encodings."""
     del clean
@@ -133,8 +135,9 @@ def check_form(reply, form="json"):
     assert reply.properties == {
         "PayloadFormatIndicator": int(form == "json"),
         "ContentType": "application/openc2",
-        "UserProperty": [("msgType", "rsp"), ("encoding", form)],
+        "UserProperty": [("msgType", "rsp"), ("encoding", Encoding(form).announced)],
     }
+    assert (reply.payload[0] in {0x82, 0x83}) == (form == "cbor-concise")
     assert reply.message.keys() == {"headers", "body"}
     assert reply.message["body"].keys() == {"openc2"}
     assert reply.message["body"]["openc2"].keys() == {"response"}
@@ -214,8 +217,6 @@ def test_exchange_6_arguments_beside_the_request_are_malformed(producer, zulu):
     headers = {"request_id": "uuid_2", **E4_HEADERS}
     openc2 = {"request": {"action": "deny", "target": E4_TARGET}, "args": E4_ARGS}
     body = {"openc2": openc2, "actuator": E4_ACTUATOR}
-    import json  # noqa: PLC0415 - the only payload that `send` would not build
-
     payload = json.dumps({"headers": headers, "body": body}).encode()
     producer.publish(payload, PROFILE, properties=properties())
     (reply,) = producer.wait("uuid_2")
@@ -457,20 +458,34 @@ def test_exchange_24_what_is_not_persistent_is_gone_after_a_boot(producer, zulu,
     assert host.elements() == ["10.25.0.0"]
 
 
-@pytest.mark.req("AMB-15", "AMB-52")
-def test_exchange_25_an_unknown_encoding_and_the_concise_form(producer):
-    from oc2d.language.codec import Encoding, encode  # noqa: PLC0415 - as above
-
+@pytest.mark.req("AMB-15")
+def test_exchange_25_an_unknown_encoding(producer):
+    before = len(producer.replies)
     payload = encode(request(query(), {"request_id": "r25"}), Encoding.JSON)
-    # {1: "r25"}, {1: {1: query features []}} as JADN has it, in an array
-    concise = bytes.fromhex("82a1016372323 5a101a1018203a10980".replace(" ", ""))
-    for sent, encoding in ((payload, "xml"), (concise, "cbor")):
-        before = len(producer.replies)
-        producer.publish(sent, properties=properties(encoding=encoding, text=encoding == "xml"))
-        reply = producer.until(lambda at=before: producer.replies[at:], "an answer")[0]
-        check_form(reply, "cbor" if encoding == "cbor" else "json")
-        assert reply.status == 400
-    assert re.search("concise", reply.text)
+    producer.publish(payload, properties=properties(encoding="xml", text=True))
+    reply = producer.until(lambda: producer.replies[before:], "an answer")[0]
+    check_form(reply)
+    assert reply.status == 400
+
+
+@pytest.mark.req("AMB-52")
+def test_exchange_25_the_concise_form_as_jadn_has_it_number_by_number(producer, zulu, host, clean):
+    del clean
+    # [{request_id, created, from}, {openc2: {request: [deny, {ipv4_net: [address, prefix]},
+    #   {response_requested: complete, slpf: {direction: ingress, insert_rule: 25}}, {slpf: {}}]}}]
+    headers = {1: "r25-concise", 2: 1610483630000, 3: "soc@example.com"}
+    args = {4: 3, 1024: {1026: 2, 1027: 25}}
+    sent = [6, {13: [b"\x0a\x19\0\0", 16]}, args, {1024: {}}]
+    packed = properties(encoding="cbor")
+    producer.publish(cbor2.dumps([headers, {1: {1: sent}}]), PROFILE, properties=packed)
+    (reply,) = producer.wait("r25-concise")
+    check_form(reply, "cbor-concise")
+    headers, body = cbor2.loads(reply.payload)
+    assert (headers[1], headers[3], headers[4]) == ("r25-concise", "zulu", ["soc@example.com"])
+    assert body == {1: {2: {1: 200, 3: {1024: {1024: 25}}}}}
+    (rule,) = zulu.rules().values()
+    assert (rule["number"], rule["direction"]) == (25, "ingress")
+    assert host.elements() == ["10.25.0.0"]
 
 
 @pytest.mark.req("AMB-52", "LANG-65")
