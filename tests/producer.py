@@ -21,7 +21,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from oc2d.language.codec import Encoding, InputLimits, decode, encode, recognise
 
 CONTENT_TYPE = "application/openc2"
-_TIMEOUT = 15.0
+_TIMEOUT = 8.0
 _LIMITS = InputLimits(payload=1 << 28, items=1 << 20)
 
 
