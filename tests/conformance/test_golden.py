@@ -307,7 +307,6 @@ def test_exchange_14_the_same_request_twice_is_one_rule_and_two_identical_respon
         {"dst_port": -1},
         {"dst_port": "80"},
         {"dst_port": True},
-        {"dst_prot": 80, "protocol": "tcp"},
         {"protocol": "icmp", "dst_port": 1},
         {"src_addr": "1.2.3.4/33"},
         {"src_addr": "010.0.0.1"},
@@ -315,6 +314,15 @@ def test_exchange_14_the_same_request_twice_is_one_rule_and_two_identical_respon
 )
 def test_exchange_15_a_broken_connection(soc, zulu, connection):
     assert soc.ask(command("deny", {"ipv4_connection": connection})).status == 400
+    assert zulu.rules() == {}
+
+
+@pytest.mark.req("LANG-17", "SLPF-6")
+@pytest.mark.parametrize("encoding", ["json", "cbor"])
+def test_exchange_15_an_unknown_member_is_never_ignored(producer, zulu, encoding):
+    connection = {"dst_prot": 80, "protocol": "tcp"}
+    sent = command("deny", {"ipv4_connection": connection})
+    assert producer.ask(sent, encoding=encoding).status == 400
     assert zulu.rules() == {}
 
 
