@@ -164,7 +164,7 @@ def test_a_namespace_stands_in_front_of_every_topic(make_broker_host):
 # -- who and for whom
 
 
-@pytest.mark.req("LANG-9", "AMB-12", "MQTT-44")
+@pytest.mark.req("AMB-12", "MQTT-44")
 def test_only_producers_that_are_listed_may_command(make_broker_host):
     host = make_broker_host(isolated=False)
     zulu = host.consumer(policy={"producers": ["soc@example.com"]}, actuators_slpf=DRY).start()
