@@ -41,6 +41,7 @@ SECTIONS: dict[str, type] = {
 }
 _PORTS = 65535
 _LARGEST_PACKET = 268_435_455  # MQTT 5.0, 2.1.4
+_LONGEST_QUEUE = 10_000  # each may have four responses on their way, of 60 000 packet ids
 _FOUR_BYTES = 4_294_967_295  # MQTT 5.0, 3.1.2.11.2
 
 
@@ -202,12 +203,12 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "limits.queue",
-        Whole(),
+        Whole(1, _LONGEST_QUEUE),
         "Commands accepted and not yet executed; beyond it the answer is 503.",
     ),
     Key(
         "limits.queue_per_producer",
-        Whole(),
+        Whole(1, _LONGEST_QUEUE),
         "One Producer's share of the queue; beyond it the answer is 503.",
     ),
     Key(
