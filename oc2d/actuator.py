@@ -123,7 +123,7 @@ class Pair:
     """An action on a target that an actuator carries out, with the arguments it takes.
 
     `args` are names of fields of `args_type`; `times` a subset of `TIMES`. Any other argument in a
-    command is answered 501 (SLPF-10).
+    command is answered 501 (SLPF-10). `interim`: a 102 is sent when it begins (SLPF-50).
     """
 
     action: Action
@@ -131,6 +131,7 @@ class Pair:
     args: frozenset[str] = frozenset()
     times: frozenset[str] = frozenset()
     method: str = "execute"
+    interim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,7 @@ class _Mark:
     target: str
     args: frozenset[str] | None
     times: frozenset[str] | None
+    interim: bool
 
 
 _Method = TypeVar("_Method", bound=Callable[..., Response])
@@ -150,18 +152,22 @@ def pair(
     *,
     args: Iterable[str] | None = None,
     times: Iterable[str] | None = None,
+    interim: bool = False,
 ) -> Callable[[_Method], _Method]:
     """Mark the method that carries out `action` on `target`; may be stacked.
 
     `target` is a core target (`ipv4_net`) or one of the profile's own (`x-door:lock`). `args`
     defaults to every field of `args_type`; `times` to `start_time`, and to the whole window when
-    the class has a `revert` of its own. Wrong names raise `PluginError` when the class is defined.
+    the class has a `revert` of its own. `interim` is for what takes long by its nature: after
+    `check` and before the method runs a 102 goes out, unless one did or no reply is wanted. Wrong
+    names raise `PluginError` when the class is defined.
     """
     mark = _Mark(
         action,
         target,
         None if args is None else frozenset(args),
         None if times is None else frozenset(times),
+        interim,
     )
 
     def marked(method: _Method) -> _Method:
@@ -327,4 +333,4 @@ def _pair_from(cls: type[Actuator], name: str, mark: _Mark) -> Pair:
     times = default_times if mark.times is None else mark.times
     for unknown in (args - fields) | (times - TIMES):
         raise PluginError(f"{where}: no argument {unknown!r}")
-    return Pair(action, mark.target, args, times, name)
+    return Pair(action, mark.target, args, times, name, mark.interim)

@@ -94,6 +94,10 @@ class Answers:
         """The form in which the journal keeps a response."""
         return encode(response_tree(response, Encoding.JSON), Encoding.JSON)
 
+    def try_out(self, response: OpenC2Response, encoding: Encoding) -> None:
+        """Raise whatever would keep this response from being sent."""
+        encode(wrap_response(response_tree(response, encoding), Headers()), encoding, self._names)
+
     def _wrapped(self, tree: object, to: ReplyTo, *, durable: bool) -> list[Outgoing]:
         headers = Headers(
             request_id=to.request_id,

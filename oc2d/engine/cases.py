@@ -30,7 +30,7 @@ from oc2d.errors import Failed, Refusal, Unavailable
 from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, encode
 from oc2d.language.command import extension_tree
-from oc2d.language.response import OpenC2Response, response_tree
+from oc2d.language.response import OpenC2Response
 from oc2d.language.vocabulary import ResponseType, StatusCode
 
 __all__ = ["Cases"]
@@ -261,7 +261,7 @@ class Cases:
         try:
             response = refused(outcome) if isinstance(outcome, Refusal) else worded(outcome, case)
             for encoding in {Encoding.JSON, case.to.encoding}:
-                encode(response_tree(response, encoding), encoding)
+                self._answers.try_out(response, encoding)
         except Exception as error:  # noqa: BLE001 - any plugin, any error
             _log.error(events.ACTUATOR_FAILED, profile=case.job.profile, exc_info=error)
             return refused(Failed("internal error"))

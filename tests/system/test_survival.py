@@ -32,7 +32,7 @@ class Model:
     explicit: dict[int, str] = field(default_factory=dict)  # number → address
     automatic: dict[str, str] = field(default_factory=dict)  # request id → address
 
-    def fill(self, rnd: random.Random, count: int) -> Model:
+    def fill(self, rnd: random.Random, count: int, *, ordered: bool) -> Model:
         used: list[int] = []
         for step in range(count):
             request_id = f"{self.index}-{step}-{uuid.UUID(int=rnd.getrandbits(128))}"
@@ -41,12 +41,12 @@ class Model:
             kind = rnd.random()
             status = 200
             if kind < 0.3:
-                number = self.index * 10_000 + rnd.randrange(1, 60)
+                number = self.index * 10_000 + (rnd.randrange(1, 60) if ordered else step + 1)
                 sent = make(address, insert_rule=number)
                 status = 501 if number in self.explicit else 200
                 self.explicit.setdefault(number, address)
                 used.append(number)
-            elif kind < 0.55 and used:
+            elif kind < 0.55 and used and ordered:
                 number = rnd.choice(used)
                 sent = delete(number)
                 status = 200 if self.explicit.pop(number, None) else 500
@@ -114,16 +114,18 @@ def stream(make_broker_host):
     """Several Producers in mid-stream: `stream(seed)` gives host, Consumer, watcher, models."""
     threads = []
 
-    def start(seed, *, persistent=False, pause=0.03, qos=2):
+    def start(seed, *, persistent=False, pause=0.03, ordered=True):
         rnd = random.Random(seed)
         host = make_broker_host(persistent=persistent)
         zulu = host.consumer(actuators_slpf={}).start()
         watcher = host.producer("watcher@example.com")
-        models = [Model(index).fill(rnd, EACH) for index in range(PRODUCERS)]
+        models = [Model(index).fill(rnd, EACH, ordered=ordered) for index in range(PRODUCERS)]
         for model in models:
             producer = host.producer(f"soc{model.index}@example.com")
             own = random.Random(seed + model.index)
-            thread = threading.Thread(target=model.publish, args=(producer, own, pause, qos))
+            thread = threading.Thread(
+                target=model.publish, args=(producer, own, pause, 2 if ordered else 1)
+            )
             thread.start()
             threads.append(thread)
         return host, zulu, watcher, models
@@ -155,8 +157,9 @@ def test_500_commands_take_effect_once_though_the_daemon_is_killed_again_and_aga
 
 @pytest.mark.req("MQTT-9", "MQTT-14", "MQTT-55", "MQTT-56", "AMB-51")
 def test_500_commands_take_effect_once_though_the_broker_is_restarted_in_mid_stream(stream):
-    # mosquitto 2.0.11 forgets what it acknowledged by PUBREC and has not passed on: so QoS 1
-    host, zulu, watcher, models = stream(7, persistent=True, pause=0.2, qos=1)
+    # Over a restart mosquitto 2.0.11 loses what it acknowledged by PUBREC and has not passed on,
+    # and what a Producer sends again comes after what it sent meanwhile: QoS 1, and no deletes.
+    host, zulu, watcher, models = stream(7, persistent=True, pause=0.2, ordered=False)
     for _ in range(2):
         seen = len(watcher.replies)
         watcher.until(lambda at=seen: len(watcher.replies) > at + 20, "some responses")

@@ -6,8 +6,10 @@ key is carried out once: run again, it is answered what it was answered first.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ipaddress import ip_network
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -15,7 +17,7 @@ import msgspec
 import structlog
 
 from oc2d.actuator import Actuator, Command, Context, Endpoint, Reason, Response, pair
-from oc2d.errors import Failed, NotSupported, Refusal, StateError
+from oc2d.errors import BadRequest, Failed, NotSupported, Refusal, StateError
 from oc2d.language.ids import SLPF
 from oc2d.language.vocabulary import Action, StatusCode
 from oc2d_slpf import language, settings
@@ -27,7 +29,7 @@ from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, Args, Results, 
 from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.rules import Rule, Verdict, describe, encode
 from oc2d_slpf.specifiers import Here, Specifiers
-from oc2d_slpf.store import Entry, Outcome, State, Store, StoreError
+from oc2d_slpf.store import Entry, Outcome, Store, StoreError
 from oc2d_slpf.tiers import Change
 
 __all__ = ["Slpf"]
@@ -37,10 +39,6 @@ _log = structlog.get_logger("oc2d.slpf")
 _LISTED = 1000  # rules in the status, at most
 _ALLOW = ("direction", "persistent", "insert_rule")
 _DENY = (*_ALLOW, "drop_process")
-
-
-class _NextBatch(Exception):  # noqa: N818 - a signal, not an error
-    """This command needs what the batch before it intends to be settled."""
 
 
 class Slpf(Actuator):
@@ -65,7 +63,7 @@ class Slpf(Actuator):
         self._linked: frozenset[Permit] = frozenset()
         self._loaded = False
         self._change = Change()
-        self._settling: set[int] = set()
+        self._astray = False  # the tiers in memory are not those of the store
 
     @staticmethod
     def _backend(config: settings.Settings) -> Backend:
@@ -84,17 +82,23 @@ class Slpf(Actuator):
         self._here = Here.look()
         local = tuple(ip_network(address) for address in sorted(self._here.addresses))
         self._store = Store(context.state_directory, context.runtime_directory, context.boot_id)
+        if self._store.repaired:
+            _log.error(
+                "slpf_store_damaged",
+                reason=self._store.repaired,
+                kept=len(self._store.rules()),
+                set_aside=self._store.damaged[-1],
+            )
         self._linked = self._store.permits()
         self._guard = Guard(self.config.never_block, local, self._linked)
 
     def restore(self, ended: Collection[str]) -> None:
-        """Put all rules in force at once, also those that a crash left intended (SLPF-18, -19)."""
+        """Put all rules in force at once (SLPF-18, SLPF-19)."""
         store = self._opened
         try:
             with store.transaction():
                 store.forget(ended)
             self._firewall.load(store.rules(), store.permits())
-            store.confirm()
         except StoreError as error:
             raise StateError(f"the rules of slpf cannot be read: {error}") from error
         except BackendError as error:
@@ -124,12 +128,17 @@ class Slpf(Actuator):
         self._permit(self._linked)
 
     def status(self) -> Mapping[str, Any]:
-        """Return how many rules there are, and the first 1000 of them in order."""
+        """Return how many rules there are, and the first 1000 of them in order.
+
+        `damaged` names stores that were set aside, for as long as they are there.
+        """
+        store = self._opened
         return {
             "backend": self.config.backend,
+            **({"damaged": list(store.damaged)} if store.damaged else {}),
             "count": len(self._firewall.tiers),
             "endpoints": sorted(f"{p.address} {p.port}" for p in self._firewall.permits),
-            "rules": [_shown(entry) for entry in self._opened.first(_LISTED)],
+            "rules": [_shown(entry) for entry in store.first(_LISTED)],
         }
 
     # -- commands
@@ -153,7 +162,6 @@ class Slpf(Actuator):
             return None
         store = self._opened
         try:
-            store.settle()
             if outcome := store.outcome(command.key):
                 return None if outcome.number is None else Results(outcome.number)
             if held := store.by_key(command.key):
@@ -173,10 +181,15 @@ class Slpf(Actuator):
         return answer
 
     def execute_many(self, commands: Sequence[Command]) -> Sequence[Response | Refusal]:
-        """Carry out all that waits with one commit and one change of the packet filter."""
+        """Carry out all that waits with one commit and one change of the packet filter.
+
+        An update file is a batch of its own: nothing else waits for the file.
+        """
         answers: list[Response | Refusal] = []
-        while len(answers) < len(commands):
-            answers += self._batch(commands[len(answers) :])
+        for alone, group in groupby(commands, lambda command: command.action is Action.UPDATE):
+            batch = list(group)
+            for part in [[command] for command in batch] if alone else [batch]:
+                answers += self._batch(part)
         return answers
 
     @pair("allow", "ipv4_net", args=_ALLOW)
@@ -205,8 +218,8 @@ class Slpf(Actuator):
             open_ = self._guard.stays_open(language.match_of(command.target))
             texts += [f"stays open: {', '.join(open_)}"] if open_ else []
         outcome = Outcome(StatusCode.OK, "; ".join(texts) or None, number)
-        store.add(entry, held)
-        store.remember(command.key, outcome, persistent=entry.persistent)
+        store.add(entry)
+        store.remember(command.key, outcome)
         self._firewall.tiers.add(entry.rule, self._change)
         return _response(outcome)
 
@@ -215,28 +228,19 @@ class Slpf(Actuator):
         """Remove a rule by its number, within a batch; one that is only reserved never starts."""
         store = self._opened
         found = store.by_number(command.target)
-        if found is None or command.target in self._settling:
+        if found is None:
             raise Failed(f"{NOT_REMOVED}: there is no rule {command.target}")
         outcome = Outcome(StatusCode.OK)
-        store.remember(command.key, outcome, persistent=found.persistent)
+        store.remember(command.key, outcome)
         self._remove(found)
         return _response(outcome)
 
     def revert(self, command: Command) -> None:
         """Remove the rule that the command with this key made, or its reservation."""
-        store = self._opened
         try:
-            store.settle()
-            found = store.by_key(command.key)
-        except StoreError as error:
-            raise self._failed(command, error) from error
-        if found is None:
-            return
-        try:
-            self._begin()
-            with store.transaction():
-                self._remove(found)
-            self._commit()
+            with self._changing() as store:
+                if found := store.by_key(command.key):
+                    self._remove(found)
         except (StoreError, BackendError) as error:
             self._take_back()
             raise self._failed(command, error) from error
@@ -255,31 +259,27 @@ class Slpf(Actuator):
     # -- batches
 
     def _batch(self, commands: Sequence[Command]) -> list[Response | Refusal]:
-        """Carry out as many of the commands as fit into one transaction: at least one."""
-        store = self._opened
-        answers: list[Response | Refusal] = []
+        """Carry out all of the commands in one transaction; if that fails, each in its own."""
         try:
-            store.settle()
-        except StoreError as error:
-            return [self._failed(command, error) for command in commands]
-        try:
-            self._begin()
-            with store.transaction():
-                for command in commands:
-                    try:
-                        answers.append(self._decide(command))
-                    except _NextBatch:
-                        break
-            self._commit()
+            with self._changing():
+                return [self._decide(command) for command in commands]
         except (StoreError, BackendError) as error:
-            tried = commands[: max(1, len(answers))]
-            if self._take_back() and len(tried) > 1:
-                return [self._batch((command,))[0] for command in tried]
-            return [self._failed(command, error) for command in tried]
+            if self._take_back() and len(commands) > 1:
+                return [self._batch((command,))[0] for command in commands]
+            return [self._failed(command, error) for command in commands]
         except BaseException:
             self._take_back()
             raise
-        return answers
+
+    @contextmanager
+    def _changing(self) -> Iterator[Store]:
+        """Change store, tiers and packet filter together: committed when the filter took it."""
+        store = self._opened
+        self._realign()
+        with store.transaction():
+            self._change = Change()
+            yield store
+            self._firewall.commit(self._change)
 
     def _decide(self, command: Command) -> Response | Refusal:
         """Answer one command within a batch; what depends on the rules is remembered."""
@@ -293,29 +293,25 @@ class Slpf(Actuator):
                 store.remember(command.key, Outcome(refusal.status, refusal.text))
             return refusal
 
-    def _begin(self) -> None:
-        self._change = Change()
-        self._settling = set()
-
-    def _commit(self) -> None:
-        """Tell the packet filter what the store intends, then settle it."""
-        self._firewall.commit(self._change)
-        try:
-            self._opened.settle()
-        except StoreError as error:
-            # in force and durable as intended: the next batch settles it, or the next start
-            _log.warning("slpf_not_settled", error=str(error))
-
     def _take_back(self) -> bool:
-        """After a failure: back to what the store had before; tell whether that is in force."""
+        """After a failure: back to what the store has; tell whether that is in force.
+
+        If it is not, the next change begins with it.
+        """
+        self._astray = True
         try:
-            self._opened.withdraw()
-            self._firewall.expect(self._opened.rules())
+            self._realign()
             self._firewall.commit(Change())
         except (StoreError, BackendError) as error:
             _log.error("slpf_not_recovered", error=str(error))
             return False
         return True
+
+    def _realign(self) -> None:
+        """See that the tiers in memory are those of the store."""
+        if self._astray:
+            self._firewall.expect(self._opened.rules())
+            self._astray = False
 
     # -- parts of commands
 
@@ -324,8 +320,6 @@ class Slpf(Actuator):
         wanted = command.args.insert_rule
         if wanted is msgspec.UNSET:
             return self._opened.automatic()
-        if wanted in self._settling:
-            raise _NextBatch
         if self._opened.by_number(wanted) is not None:
             raise NotSupported(f"{IN_USE}: {wanted}")
         return int(wanted)
@@ -337,21 +331,20 @@ class Slpf(Actuator):
         return Entry(rule, command.key, command.args.persistent, command.producer, *window)
 
     def _remove(self, entry: Entry) -> None:
-        number = entry.rule.number
         self._opened.remove(entry)
-        if entry.state is not State.RESERVED:
-            self._settling.add(number)
-            self._firewall.tiers.remove(number, self._change)
+        if not entry.reserved:
+            self._firewall.tiers.remove(entry.rule.number, self._change)
 
     def _permit(self, wanted: frozenset[Permit]) -> None:
         store = self._opened
         self._guard = Guard(self._guard.never_block, self._guard.local, wanted)
         try:
+            self._realign()
+            if self._loaded and wanted != self._firewall.permits:
+                self._firewall.permit(wanted)
             if wanted != store.permits():
                 with store.transaction():
                     store.keep_permits(wanted)
-            if self._loaded and wanted != self._firewall.permits:
-                self._firewall.permit(wanted)
         except (StoreError, BackendError) as error:
             # the link may work all the same; the next change tries again
             _log.error("slpf_endpoints_not_kept", error=str(error))
