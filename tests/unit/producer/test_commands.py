@@ -135,7 +135,7 @@ def test_a_request_in_concise_cbor_has_ids() -> None:
     tree = built("deny ipv4_net 203.0.113.0/24 --direction ingress", Encoding.CONCISE)
     made = compose(tree, "t", sender="soc", encoding=Encoding.CONCISE)
     _, body = cbor2.loads(made.payload)
-    assert body == {1: {1: [6, {13: [bytes([203, 0, 113, 0]), 24]}, {1024: {1026: 2}}]}}
+    assert body == {1: {1: [6, {13: [bytes([203, 0, 113, 0]), 24]}, {1024: {1026: 2}, 4: 3}]}}
     for given in (Encoding.CBOR, Encoding.CONCISE):
         raw = compose_raw(made.payload, "t", encoding=given)
         assert (raw.payload, raw.request_id) == (made.payload, made.request_id)
