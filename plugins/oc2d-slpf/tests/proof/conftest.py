@@ -117,11 +117,14 @@ class Linear:
 
 
 def _answer(packet):
-    """Return the ICMP answer of the firewall, towards where the packet came from."""
+    """Return the ICMP answer of the firewall, towards where the packet came from.
+
+    Of IPv4 the kernel answers from the address of that link, of IPv6 from the one asked for.
+    """
     version = packet["version"]
     near = _value(WALL[version][packet["from"] == "inside"])
     local = {_value(address) for address in WALL[version]}
-    source = packet["dst"] if packet["dst"] in local else near
+    source = packet["dst"] if version == 6 and packet["dst"] in local else near
     ours = {"version": version, "src": source, "dst": packet["src"]}
     return ours | {"protocol": 1 if version == 4 else 58, "sport": None, "dport": None}
 
