@@ -171,7 +171,10 @@ class KeySet:
 
     def add(self, rule: Rule) -> bool:
         """Take a rule in; tell whether its key is new."""
-        insort(self._numbers, rule.number, key=neg)
+        if not self._numbers or rule.number < self._numbers[-1]:
+            self._numbers.append(rule.number)
+        else:
+            insort(self._numbers, rule.number, key=neg)
         there = self._by_key.get(rule.key)
         if there is None:
             self._by_key[rule.key] = rule.number

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from ipaddress import ip_network
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
+import oc2d_slpf.overlap
+import oc2d_slpf.tiers
 from oc2d_slpf.rules import Direction, Match, Rule, Shape, Verdict, decode, describe, encode
 from oc2d_slpf.tiers import AddKeys, Change, DropKeys, Order, Tiers
 
@@ -168,3 +178,138 @@ def test_rules_that_come_and_go_do_not_grind_the_list_to_ever_more_tiers():
         _after(tiers, lambda change, n=number: tiers.add(_rule(n, Verdict.ALLOW), change))
         _after(tiers, lambda change, n=number: tiers.remove(n, change))
     assert len(tiers.order().tiers) == 1
+
+
+def _connection(number, verdict, **fields):
+    match = Match(4, **fields)
+    return Rule(number, verdict, *encode(match, Direction.BOTH))
+
+
+def _alternating(count, **fixed):
+    verdicts = (Verdict.ALLOW, Verdict.DROP)
+    return [
+        _connection(10 * n, verdicts[n % 2], source=ip_network((n << 8, 32)), **fixed)
+        for n in range(1, count + 1)
+    ]
+
+
+@pytest.mark.parametrize("order", ["newest ahead", "newest behind", "anywhere", "at once"])
+def test_alternating_verdicts_of_disjoint_sources_need_two_tiers(order):
+    rules = _alternating(400)
+    tiers = Tiers(rules if order == "at once" else ())
+    if order != "at once":
+        keys = {"newest ahead": lambda r: -r.number, "newest behind": lambda r: r.number}
+        scattered = sorted(rules, key=lambda r: r.number * 7919 % 10007)
+        for one in sorted(rules, key=keys[order]) if order in keys else scattered:
+            _after(tiers, lambda change, r=one: tiers.add(r, change))
+    assert len(tiers.order().tiers) == 2
+
+
+def test_rules_of_different_families_or_lists_do_not_make_tiers_for_each_other():
+    matches = {4: Match(4), 6: Match(6)}
+    rules = []
+    for number in range(1, 200, 4):
+        for step, (direction, version) in enumerate(
+            (d, v) for d in (Direction.INGRESS, Direction.EGRESS) for v in (4, 6)
+        ):
+            verdict = (Verdict.ALLOW, Verdict.DROP)[step % 2]
+            rules.append(Rule(number + step, verdict, *encode(matches[version], direction)))
+    assert len(Tiers(rules).order().tiers) == 2
+
+
+def test_a_rule_across_a_run_moves_only_what_is_in_its_way():
+    tiers = Tiers(_alternating(2000))
+    wide = _connection(10_001, Verdict.DROP, source=ip_network("0.3.224.0/20"))  # 992 to 1007
+    operations = _after(tiers, lambda change: tiers.add(wide, change))
+    moved = sum(len(step.keys) for step in operations if isinstance(step, DropKeys))
+    assert 0 < moved <= 8
+    assert len(tiers.order().tiers) <= 4
+    _after(tiers, lambda change: tiers.remove(10_001, change))
+    for number in range(10, 600, 10):
+        _after(tiers, lambda change, n=number: tiers.remove(n, change))
+    assert len(tiers.order().tiers) == 2
+
+
+def test_allows_above_a_deny_of_everything_stay_one_tier_whichever_came_first():
+    everything = _connection(1_000_000, Verdict.DROP)
+    allows = [
+        _connection(n, Verdict.ALLOW, source=ip_network((n, 32)), destination_port=n % 9)
+        for n in range(1, 300)
+    ]
+    for rules in ([everything, *allows], [*allows, everything]):
+        tiers = Tiers()
+        for one in rules:
+            operations = _after(tiers, lambda change, t=tiers, r=one: t.add(r, change))
+            assert not any(isinstance(step, DropKeys) for step in operations)
+        assert len(tiers.order().tiers) == 2
+
+
+class Editing(RuleBasedStateMachine):
+    """Edits with limits so low that every way of making room is taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.rules, self.tiers = {}, Tiers()
+        self.paper = self.model.Paper()
+
+    @rule(
+        number=st.integers(1, 60),
+        verdict=st.sampled_from(Verdict),
+        direction=st.sampled_from(Direction),
+        match=matches(),
+    )
+    def add(self, number, verdict, direction, match):
+        if number not in self.rules:
+            self.rules[number] = verdict, direction, match
+            self._edit(
+                lambda c: self.tiers.add(Rule(number, verdict, *encode(match, direction)), c)
+            )
+
+    @precondition(lambda self: self.rules)
+    @rule(data=st.data())
+    def remove(self, data):
+        number = data.draw(st.sampled_from(sorted(self.rules)))
+        del self.rules[number]
+        self._edit(lambda change: self.tiers.remove(number, change))
+
+    def _edit(self, edit):
+        self.paper.apply(_after(self.tiers, edit))
+
+    @invariant()
+    def every_packet_is_judged_as_by_the_list(self):
+        for packet in PROBES:
+            for side in ("ingress", "egress"):
+                expected = self.model.first_match(self.rules, side, packet)
+                assert self.paper.judge(side, packet) is expected
+
+    @invariant()
+    def no_tier_is_empty(self):
+        assert len(self.tiers) == len(self.rules)
+        assert all(self.tiers.fill(tier).shapes for tier in self.tiers.order().tiers)
+
+
+PROBES = [
+    SimpleNamespace(version=version, src=src, dst=dst, protocol=protocol, sport=53, dport=443)
+    for version, addresses in ADDRESSES.items()
+    for src, dst in itertools.pairwise((*addresses, addresses[0]))
+    for protocol in (6, PROTOCOLS[version][0])
+]
+
+
+@pytest.mark.req("AMB-39")
+@pytest.mark.parametrize("limit", [0, 2])
+def test_whatever_is_moved_to_make_room_packets_are_judged_as_by_the_list(
+    model, monkeypatch, limit
+):
+    for module, name in (
+        (oc2d_slpf.tiers, "_MOVES"),
+        (oc2d_slpf.tiers, "_LARGE"),
+        (oc2d_slpf.tiers, "_SPARE"),
+        (oc2d_slpf.tiers, "_FEW"),
+        (oc2d_slpf.overlap, "_GUESS"),
+    ):
+        monkeypatch.setattr(module, name, limit)
+    monkeypatch.setattr(oc2d_slpf.tiers, "_PATIENCE", 20 * limit)
+    machine = type("Editing", (Editing,), {"model": model})
+    quick = settings(max_examples=30, stateful_step_count=30, deadline=None)
+    run_state_machine_as_test(machine, settings=quick)
