@@ -19,6 +19,7 @@ __all__ = [
     "IN_USE",
     "NOT_REMOVED",
     "NOT_UPDATED",
+    "NO_ACCESS",
     "OPTION",
     "TARGET",
     "TARGET_TYPE",
@@ -38,6 +39,7 @@ IN_USE = "Rule number currently in use"
 TARGET = "target not supported"
 NOT_REMOVED = "firewall rule not removed or updated"
 COMMAND = "Command not supported"
+NO_ACCESS = "cannot access file"
 
 #: SLPF-25; strict decoding keeps booleans and text out.
 RuleNumber = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]

@@ -444,7 +444,7 @@ def test_rules_that_make_no_sense_are_left_out(bench, paper, many, change):
     assert numbers(bench.start(paper)) == sorted(number for number in known if not number % 2)
 
 
-def test_what_was_answered_and_opened_outlives_damage_too(bench, paper, model, command, many):
+def test_what_was_answered_and_opened_outlives_damage_too(bench, paper, command, many):
     known, file = many
     with closing(sqlite3.connect(file)) as store:
         store.execute("UPDATE rule SET verdict = '' WHERE key = 'k5'")
