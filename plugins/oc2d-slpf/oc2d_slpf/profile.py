@@ -6,7 +6,8 @@ key is carried out once: run again, it is answered what it was answered first.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_network
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -17,12 +18,12 @@ import structlog
 from oc2d.actuator import Actuator, Command, Context, Endpoint, Reason, Response, pair
 from oc2d.errors import Failed, NotSupported, Refusal, StateError
 from oc2d.language.vocabulary import Action, StatusCode
-from oc2d_slpf import language, settings
+from oc2d_slpf import language, resolvers, settings
 from oc2d_slpf.backend import Backend, BackendError, Permit, permits
 from oc2d_slpf.dry_run import DryRun
 from oc2d_slpf.firewall import Firewall
 from oc2d_slpf.guard import Guard
-from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, Args, Results, RuleNumber
+from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, OPTION, Args, Results, RuleNumber
 from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.rules import Rule, Verdict, describe, encode
 from oc2d_slpf.specifiers import Here, Specifiers
@@ -64,6 +65,7 @@ class Slpf(Actuator):
         self._loaded = False
         self._change = Change()
         self._settling: set[int] = set()
+        self._call: Callable[[Callable[[], None]], None] = lambda _: None
 
     @staticmethod
     def _backend(config: settings.Settings) -> Backend:
@@ -78,12 +80,13 @@ class Slpf(Actuator):
 
     def start(self, context: Context) -> None:
         """See that the packet filter can be used and open the store; changes no rule yet."""
+        self._call = context.call
         self._firewall.check()
         self._here = Here.look()
         local = tuple(ip_network(address) for address in sorted(self._here.addresses))
         self._store = Store(context.state_directory, context.runtime_directory, context.boot_id)
         self._linked = self._store.permits()
-        self._guard = Guard(self.config.never_block, local, self._linked)
+        self._guard = Guard(self.config.never_block, local, self._linked, resolvers.in_use())
 
     def restore(self, ended: Collection[str]) -> None:
         """Put all rules in force at once, also those that a crash left intended (SLPF-18, -19)."""
@@ -91,13 +94,14 @@ class Slpf(Actuator):
         try:
             with store.transaction():
                 store.forget(ended)
-            self._firewall.load(store.rules(), store.permits())
+            self._firewall.load(store.rules(), self._guard.endpoints)
             store.confirm()
         except StoreError as error:
             raise StateError(f"the rules of slpf cannot be read: {error}") from error
         except BackendError as error:
             raise StateError(f"the rules of slpf cannot be put in force: {error}") from error
         self._loaded = True
+        self._firewall.watch(lambda: self._call(self._repair))
         _log.info("slpf_restored", rules=len(self._firewall.tiers))
 
     def stop(self) -> None:
@@ -108,6 +112,7 @@ class Slpf(Actuator):
             except BackendError as error:
                 _log.error("slpf_not_removed", error=str(error))
         self._loaded = False
+        self._firewall.close()
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -198,6 +203,8 @@ class Slpf(Actuator):
         else:
             number = self._number(command)
         entry = self._entry(command, number)
+        if not self._firewall.can(entry.rule.verdict):
+            raise NotSupported(f"{OPTION}: drop_process {entry.rule.verdict.value} on this host")
         texts = list(command.notes)
         if entry.rule.verdict is not Verdict.ALLOW:
             open_ = self._guard.stays_open(language.match_of(command.target))
@@ -343,16 +350,27 @@ class Slpf(Actuator):
 
     def _permit(self, wanted: frozenset[Permit]) -> None:
         store = self._opened
-        self._guard = Guard(self._guard.never_block, self._guard.local, wanted)
+        self._guard = replace(self._guard, permits=wanted, resolvers=resolvers.in_use())
         try:
             if wanted != store.permits():
                 with store.transaction():
                     store.keep_permits(wanted)
-            if self._loaded and wanted != self._firewall.permits:
-                self._firewall.permit(wanted)
+            if self._loaded and self._guard.endpoints != self._firewall.permits:
+                self._firewall.permit(self._guard.endpoints)
         except (StoreError, BackendError) as error:
             # the link may work all the same; the next change tries again
             _log.error("slpf_endpoints_not_kept", error=str(error))
+
+    def _repair(self) -> None:
+        """Undo what others did to what is in force: on the worker, like everything else."""
+        if not self._loaded:
+            return
+        try:
+            self._firewall.repair()
+        except BackendError as error:
+            _log.error("slpf_not_repaired", error=str(error))
+        else:
+            _log.warning("slpf_repaired", detail="others had changed or removed the table")
 
     @staticmethod
     def _failed(command: Command, error: Exception) -> Failed:
@@ -391,6 +409,7 @@ def _shown(entry: Entry) -> dict[str, Any]:
         "producer": entry.producer,
     }
     if rule.verdict is not Verdict.ALLOW:
-        shown["drop_process"] = "reject" if rule.verdict is Verdict.REJECT else "none"
+        how = {Verdict.DROP: "none"}.get(rule.verdict, rule.verdict.value)
+        shown["drop_process"] = how
     times = {"start_time": entry.start, "stop_time": entry.stop}
     return shown | {name: time for name, time in times.items() if time is not None}

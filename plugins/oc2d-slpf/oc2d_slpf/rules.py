@@ -49,6 +49,7 @@ class Verdict(str, Enum):
     ALLOW = "allow"
     DROP = "drop"
     REJECT = "reject"
+    FALSE_ACK = "false_ack"
 
 
 class Direction(str, Enum):

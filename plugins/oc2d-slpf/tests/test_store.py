@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -370,10 +369,3 @@ def test_a_full_disk_is_answered_500_and_forgotten(bench, paper, command):
     slpf._store._main.execute("PRAGMA query_only = OFF")
     assert slpf.execute(command("deny", "10.1.0.0/16")).status == 200
     assert elements(paper) == 2
-
-
-def test_a_failed_start_leaves_nothing_behind(bench, monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda *_args, **_kwargs: None)
-    with pytest.raises(StateError, match=r"^cannot run nft: .*install the package nftables"):
-        bench.start()
-    assert not list(Path(bench.path / "state").iterdir())
