@@ -59,6 +59,7 @@ NLMSGERR_ATTR_OFFS = 2
 NFNL_MSG_BATCH_BEGIN = 0x10
 NFNL_MSG_BATCH_END = 0x11
 NFNL_SUBSYS_NFTABLES = 10
+NFT_MSG_GETGEN = 16
 #: NFPROTO_INET: IPv4 and IPv6 in one table.
 INET = 1
 
@@ -191,6 +192,12 @@ class Netlink:
                     (code,) = _ERROR.unpack_from(payload)
                     raise NetlinkError(-code, os.strerror(-code))
                 found.append(dict(attributes(payload[4:])))
+
+    def generation(self) -> int:
+        """Return the number that grows by one with each transaction (NFTA_GEN_ID)."""
+        self._send(self._pack(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, 0, b""))
+        ((_, _, payload),) = self._receive()
+        return int.from_bytes(dict(attributes(payload[4:]))[1], "big")
 
     def _pack(self, kind: int, flags: int, body: bytes, resource: int = 0) -> bytes:
         sequence = self._sequence

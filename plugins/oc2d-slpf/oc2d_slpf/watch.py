@@ -15,7 +15,7 @@ from oc2d_slpf.netlink import INET, NETLINK_NETFILTER, SOL_NETLINK, attributes
 
 __all__ = ["Watch"]
 
-NETLINK_ADD_MEMBERSHIP = 1
+NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP = 1, 2
 NFNLGRP_NFTABLES = 7
 SO_ATTACH_FILTER = 26
 _BUFFER = 1 << 16
@@ -36,9 +36,14 @@ class Watch:
         self._socket = socket.socket(socket.AF_NETLINK, kind, NETLINK_NETFILTER)
         _leave_out(self._socket, port)
         self._socket.bind((0, 0))
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_NFTABLES)
+        self.listen(on=True)
         self._thread = threading.Thread(target=self._run, name="oc2d-slpf-watch", daemon=True)
         self._thread.start()
+
+    def listen(self, *, on: bool) -> None:
+        """Be told of changes or not; what was told before is still heard. Any thread."""
+        option = NETLINK_ADD_MEMBERSHIP if on else NETLINK_DROP_MEMBERSHIP
+        self._socket.setsockopt(SOL_NETLINK, option, NFNLGRP_NFTABLES)
 
     def close(self) -> None:
         """End the thread and close the socket."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import queue
 import shutil
 import subprocess
 import time
@@ -240,6 +241,7 @@ class Bench:
         self.path = path
         self.boot_id = "boot-1"
         self.running = []
+        self.calls = queue.SimpleQueue()  # what the worker is asked to do between commands
         for name in ("state", "run"):
             (path / name).mkdir()
 
@@ -249,7 +251,14 @@ class Bench:
         if filter_ is not None:
             actuator._firewall._backend = filter_
         actuator.start(
-            Context("fw-7", self.path / "state", self.path / "run", self.boot_id, lambda: 0)
+            Context(
+                "fw-7",
+                self.path / "state",
+                self.path / "run",
+                self.boot_id,
+                lambda: 0,
+                self.calls.put,
+            )
         )
         self.running.append(actuator)
         if restore:
