@@ -13,10 +13,11 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from oc2d.errors import StateError
-from oc2d_slpf import ruleset
+from oc2d_slpf import management, objects
 from oc2d_slpf.backend import BackendError, Step
 from oc2d_slpf.netlink import Message, Netlink, NetlinkError, attributes
 from oc2d_slpf.rules import Network, Verdict
+from oc2d_slpf.ruleset import render
 from oc2d_slpf.tiers import DropTier, Fill
 from oc2d_slpf.watch import Watch
 
@@ -65,7 +66,7 @@ class Nftables:
         if verdict is not Verdict.FALSE_ACK:
             return True
         try:
-            self._socket.transact(list(ruleset.decoy(on=True)), try_only=True)
+            self._socket.transact(list(management.decoy(on=True)), try_only=True)
         except NetlinkError:
             return False
         return True
@@ -78,9 +79,9 @@ class Nftables:
         """
         steps = list(steps)
         decoys = _decoys(set(), steps)
-        messages = [*ruleset.base(self._never_block), *ruleset.render(steps)]
+        messages = [*management.base(self._never_block), *render(steps)]
         if decoys:
-            messages += ruleset.decoy(on=True)
+            messages += management.decoy(on=True)
         with _told(), self._unwatched():
             self._socket.transact([*self._cleared(), *messages])
         self._decoys = decoys
@@ -88,9 +89,9 @@ class Nftables:
     def apply(self, steps: Sequence[Step]) -> None:
         """Make one transaction of the steps; none: the kernel is not even called."""
         decoys = _decoys(self._decoys, steps)
-        messages = ruleset.render(steps)
+        messages = render(steps)
         if bool(decoys) != bool(self._decoys):
-            messages += ruleset.decoy(on=bool(decoys))
+            messages += management.decoy(on=bool(decoys))
         if messages:
             with _told():
                 self._socket.transact(messages)
@@ -100,7 +101,7 @@ class Nftables:
         """Remove our table; it need not be there."""
         with _told():
             if self._found_flags() is not None:
-                self._socket.transact([ruleset.delete_table()])
+                self._socket.transact([objects.delete_table()])
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed`, on a thread of its own, when others changed the table.
@@ -109,7 +110,7 @@ class Nftables:
         """
         if not self._flags and self._watch is None:
             self._changed = changed
-            self._watch = Watch(self._socket.port, ruleset.TABLE, changed)
+            self._watch = Watch(self._socket.port, objects.TABLE, changed)
 
     def close(self) -> None:
         """Let go of the table, which stays; harmless when repeated."""
@@ -123,7 +124,7 @@ class Nftables:
     # -- the table as it is
 
     def _try(self) -> None:
-        self._socket.transact([*self._cleared(), *ruleset.base(())], try_only=True)
+        self._socket.transact([*self._cleared(), *management.base(())], try_only=True)
 
     @property
     def _socket(self) -> Netlink:
@@ -136,17 +137,17 @@ class Nftables:
         flags = self._found_flags()
         chains = self._found_chains()
         ours = flags is not None and flags | self._flags & NFT_TABLE_F_OWNER == self._flags
-        if flags is not None and not (ours and all(map(chains.get, ruleset.HOOKS))):
+        if flags is not None and not (ours and all(map(chains.get, objects.HOOKS))):
             # base chains cannot be added in one transaction with adopting the table
-            yield ruleset.delete_table()
+            yield objects.delete_table()
             ours = False
-        yield ruleset.table(self._flags)
+        yield objects.table(self._flags)
         if ours:
-            yield ruleset.flush()
-            yield from map(ruleset.delete_set, self._found_sets())
-            yield from (ruleset.delete_chain(name) for name in chains if name not in ruleset.HOOKS)
+            yield objects.flush()
+            yield from map(objects.delete_set, self._found_sets())
+            yield from (objects.delete_chain(name) for name in chains if name not in objects.HOOKS)
         else:
-            yield from map(ruleset.base_chain, ruleset.HOOKS)
+            yield from map(objects.base_chain, objects.HOOKS)
 
     @contextlib.contextmanager
     def _unwatched(self) -> Iterator[None]:
@@ -170,7 +171,7 @@ class Nftables:
     def _found_flags(self) -> int | None:
         """Return NFTA_TABLE_FLAGS; an orphan has lost its owner's. None: there is no table."""
         for found in self._socket.dump(GETTABLE):
-            if _text(found[1]) == ruleset.TABLE:
+            if _text(found[1]) == objects.TABLE:
                 return int.from_bytes(found[2], "big")
         return None
 
@@ -179,14 +180,14 @@ class Nftables:
         return {
             _text(found[3]): _is_base(found)
             for found in self._socket.dump(GETCHAIN)
-            if _text(found[1]) == ruleset.TABLE
+            if _text(found[1]) == objects.TABLE
         }
 
     def _found_sets(self) -> list[str]:
         return [
             _text(found[2])
             for found in self._socket.dump(GETSET)
-            if _text(found[1]) == ruleset.TABLE
+            if _text(found[1]) == objects.TABLE
         ]
 
 
@@ -206,11 +207,11 @@ def _text(value: bytes) -> str:
 def _is_base(found: dict[int, bytes]) -> bool:
     """Compare NFTA_CHAIN_HOOK (HOOKNUM, PRIORITY), _POLICY and _TYPE with what ours should be."""
     hook = dict(attributes(found.get(4, b"")))
-    wanted = ruleset.HOOKS.get(_text(found[3]))
+    wanted = objects.HOOKS.get(_text(found[3]))
     return (
         wanted is not None
         and hook.get(1) == wanted.to_bytes(4, "big")
-        and hook.get(2) == (ruleset.PRIORITY & 0xFFFFFFFF).to_bytes(4, "big")
+        and hook.get(2) == (objects.PRIORITY & 0xFFFFFFFF).to_bytes(4, "big")
         and found.get(5) == (1).to_bytes(4, "big")  # NF_ACCEPT
         and _text(found.get(7, b"")) == "filter"
     )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oc2d_slpf import ruleset
+from oc2d_slpf import objects
 from oc2d_slpf.backend import Permit, Unpermit
 from oc2d_slpf.netlink import (
     Message,
@@ -24,6 +24,7 @@ from oc2d_slpf.netlink import (
 )
 from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
+from oc2d_slpf.ruleset import render
 from oc2d_slpf.tiers import AddKeys, Change, DropKeys, SetId, Tiers
 
 
@@ -151,7 +152,7 @@ def test_a_rule_reads_in_nft_as_it_was_meant(namespace, filter_):
 def test_an_error_names_its_number_and_the_message(namespace):
     made = namespace.run(Netlink)
     try:
-        messages = [ruleset.table(0), ruleset.base_chain("input"), ruleset.delete_set("none")]
+        messages = [objects.table(0), objects.base_chain("input"), objects.delete_set("none")]
         with pytest.raises(NetlinkError, match=r"message 2 \(NFT_MSG 11\): No such file") as told:
             namespace.run(made.transact, messages)
         assert told.value.errno == errno.ENOENT
@@ -175,7 +176,7 @@ def test_errors_without_number_leave_the_socket_usable(namespace, filter_):
     namespace.run(filter_.replace, tiers.operations())
     made = filter_._socket
     with pytest.raises(NetlinkError):
-        namespace.run(made.transact, [ruleset.delete_set(f"none{n}") for n in range(20_000)])
+        namespace.run(made.transact, [objects.delete_set(f"none{n}") for n in range(20_000)])
     change = Change()
     tiers.add(Rule(2, Verdict.DROP, *encode(Match(4, protocol=17), Direction.BOTH)), change)
     namespace.run(filter_.apply, change.operations(tiers))
@@ -190,11 +191,11 @@ def test_ten_megabytes_are_one_transaction(namespace, filter_):
     tiers = Tiers([Rule(1, Verdict.DROP, shape, many[0])])
     namespace.run(filter_.replace, tiers.operations())
     steps = [AddKeys(SetId(1, shape), tuple(many[1:]))]
-    assert sum(len(message.body) for message in ruleset.render(steps)) > 10_000_000
+    assert sum(len(message.body) for message in render(steps)) > 10_000_000
     namespace.run(filter_.apply, steps)
     twice = AddKeys(SetId(1, shape), (b"\1" * 16, many[7]))
     with pytest.raises(NetlinkError):  # the very last one is there already
-        namespace.run(filter_._socket.transact, ruleset.render([twice]))
+        namespace.run(filter_._socket.transact, render([twice]))
     got = Tiers([Rule(1, Verdict.DROP, shape, many[0])])
     namespace.run(filter_.replace, got.operations())
     assert len(_keys(_listed(namespace)[f"t1_{shape.name}"])) == 1
