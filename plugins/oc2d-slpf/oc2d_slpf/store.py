@@ -44,6 +44,7 @@ CREATE TABLE outcome(
 CREATE TABLE spent(number INTEGER PRIMARY KEY);
 CREATE TABLE endpoint(address TEXT, protocol INTEGER, port INTEGER);
 """
+_VERDICTS = {verdict.value: verdict for verdict in Verdict}
 _COLUMNS = "number, key, state, verdict, shape, match, producer, start, stop"
 
 
@@ -156,7 +157,7 @@ class Store:
         query = "SELECT number, verdict, shape, match FROM rule WHERE state IN (?, ?)"
         states = (State.INTENDED, State.IN_FORCE)
         return [
-            Rule(number, Verdict(verdict), Shape.parse(shape), match)
+            Rule(number, _VERDICTS[verdict], Shape.parse(shape), match)
             for file in self._files.values()
             for number, verdict, shape, match in file.execute(query, states)
         ]

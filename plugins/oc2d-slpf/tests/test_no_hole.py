@@ -18,11 +18,15 @@ import pytest
 
 from oc2d_slpf.nftables import Nftables
 
-pytestmark = [pytest.mark.root, pytest.mark.req("SLPF-18", "SLPF-38")]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.req("SLPF-18", "SLPF-38"),
+    pytest.mark.timeout(600),
+]
 
 LONG = bool(os.environ.get("OC2D_LONG"))
-RESTARTS = 100 if LONG else 6
-REPAIRS = 2000 if LONG else 150
+RESTARTS = 100 if LONG else 4
+REPAIRS = 2000 if LONG else 60
 DENIED, OPEN = "10.77.2.2", "10.77.1.1"
 
 DAEMON = """
