@@ -78,7 +78,12 @@ def verdict_of(command: Command) -> Verdict:
             raise NotSupported(f"{OPTION}: drop_process does not go with allow")
         return Verdict.ALLOW
     if how is DropProcess.FALSE_ACK:
-        raise NotSupported(f"{OPTION}: drop_process false_ack")
+        tcp = getattr(command.target, "protocol", None) is L4Protocol.TCP
+        if not tcp or command.args.direction is not Direction.INGRESS:
+            raise NotSupported(
+                f"{OPTION}: drop_process false_ack goes with protocol tcp and direction ingress"
+            )
+        return Verdict.FALSE_ACK
     return Verdict.REJECT if how is DropProcess.REJECT else Verdict.DROP
 
 

@@ -6,8 +6,9 @@ key is carried out once: run again, it is answered what it was answered first.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_network
 from itertools import groupby
 from types import MappingProxyType
@@ -20,13 +21,13 @@ from oc2d.actuator import Actuator, Command, Context, Endpoint, Pair, Reason, Re
 from oc2d.errors import Failed, NotSupported, Refusal, StateError
 from oc2d.language.ids import SLPF
 from oc2d.language.vocabulary import Action, StatusCode
-from oc2d_slpf import files, language, settings, update
+from oc2d_slpf import files, language, resolvers, settings, update
 from oc2d_slpf.backend import Backend, BackendError, Permit, permits
 from oc2d_slpf.dry_run import DryRun
 from oc2d_slpf.firewall import Firewall
 from oc2d_slpf.guard import Guard
 from oc2d_slpf.inspection import shown
-from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, Args, Results, RuleNumber
+from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, OPTION, Args, Results, RuleNumber
 from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.rules import Rule, Verdict, encode
 from oc2d_slpf.specifiers import Here, Specifiers
@@ -65,6 +66,7 @@ class Slpf(Actuator):
         self._loaded = False
         self._change = Change()
         self._astray = False  # the tiers in memory are not those of the store
+        self._call: Callable[[Callable[[], None]], None] = lambda _: None
 
     @staticmethod
     def _backend(config: settings.Settings) -> Backend:
@@ -79,6 +81,7 @@ class Slpf(Actuator):
 
     def start(self, context: Context) -> None:
         """See that the packet filter can be used and open the store; changes no rule yet."""
+        self._call = context.call
         self._firewall.check()
         self._store = Store(context.state_directory, context.runtime_directory, context.boot_id)
         if self._store.repaired:
@@ -97,12 +100,13 @@ class Slpf(Actuator):
         try:
             with store.transaction():
                 store.forget(ended)
-            self._firewall.load(store.rules(), store.permits())
+            self._firewall.load(store.rules(), self._guard.endpoints)
         except StoreError as error:
             raise StateError(f"the rules of slpf cannot be read: {error}") from error
         except BackendError as error:
             raise StateError(f"the rules of slpf cannot be put in force: {error}") from error
         self._loaded = True
+        self._firewall.watch(lambda: self._call(self._repair))
         _log.info("slpf_restored", rules=len(self._firewall.tiers))
 
     def stop(self) -> None:
@@ -113,6 +117,7 @@ class Slpf(Actuator):
             except BackendError as error:
                 _log.error("slpf_not_removed", error=str(error))
         self._loaded = False
+        self._firewall.close()
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -223,6 +228,8 @@ class Slpf(Actuator):
         else:
             number = self._number(command)
         entry = self._entry(command, number)
+        if not self._firewall.can(entry.rule.verdict):
+            raise NotSupported(f"{OPTION}: drop_process {entry.rule.verdict.value} on this host")
         texts = [*command.notes, *self._stays_open((command,))]
         outcome = Outcome(StatusCode.OK, "; ".join(texts) or None, number)
         store.add(entry)
@@ -377,11 +384,11 @@ class Slpf(Actuator):
 
     def _permit(self, wanted: frozenset[Permit]) -> None:
         store = self._opened
-        self._guard = Guard(self._guard.never_block, self._guard.local, wanted)
+        self._guard = replace(self._guard, permits=wanted, resolvers=resolvers.in_use())
         try:
             self._realign()
-            if self._loaded and wanted != self._firewall.permits:
-                self._firewall.permit(wanted)
+            if self._loaded and self._guard.endpoints != self._firewall.permits:
+                self._firewall.permit(self._guard.endpoints)
             if wanted != store.permits():
                 with store.transaction():
                     store.keep_permits(wanted)
@@ -393,7 +400,18 @@ class Slpf(Actuator):
         """See what this host is called now: the daemon starts before there is a network."""
         self._here = Here.look()
         local = tuple(ip_network(address) for address in sorted(self._here.addresses))
-        self._guard = Guard(self.config.never_block, local, self._linked)
+        self._guard = Guard(self.config.never_block, local, self._linked, resolvers.in_use())
+
+    def _repair(self) -> None:
+        """Undo what others did to what is in force: on the worker, like everything else."""
+        if not self._loaded:
+            return
+        try:
+            self._firewall.repair()
+        except BackendError as error:
+            _log.error("slpf_not_repaired", error=str(error))
+        else:
+            _log.warning("slpf_repaired", detail="others had changed or removed the table")
 
     @staticmethod
     def _failed(command: Command, error: Exception) -> Failed:

@@ -48,6 +48,7 @@ CREATE TABLE outcome(
 CREATE TABLE spent(number INTEGER PRIMARY KEY);
 CREATE TABLE endpoint(address TEXT, protocol INTEGER, port INTEGER);
 """
+_VERDICTS = {verdict.value: verdict for verdict in Verdict}
 _COLUMNS = "number, key, verdict, shape, match, persistent, reserved, producer, start, stop"
 
 
@@ -143,7 +144,7 @@ class Store:
         """Return the rules that are in force."""
         query = "SELECT number, verdict, shape, match FROM rule WHERE NOT reserved"
         return [
-            Rule(number, Verdict(verdict), Shape.parse(shape), match)
+            Rule(number, _VERDICTS[verdict], Shape.parse(shape), match)
             for number, verdict, shape, match in self._file.execute(query)
         ]
 
