@@ -22,6 +22,6 @@ def shown(entry: Entry) -> dict[str, Any]:
         "producer": entry.producer,
     }
     if rule.verdict is not Verdict.ALLOW:
-        found["drop_process"] = "reject" if rule.verdict is Verdict.REJECT else "none"
+        found["drop_process"] = {Verdict.DROP: "none"}.get(rule.verdict, rule.verdict.value)
     times = {"start_time": entry.start, "stop_time": entry.stop}
     return found | {name: time for name, time in times.items() if time is not None}

@@ -167,7 +167,10 @@ def _check(program, probes, packets, expected):
         where = {"arrives": {packet["to"]}, "refused": {packet["from"]}}
         fate = expected[id_]
         wanted = {} if fate == "nothing" else {fate: where[fate]}
-        assert probes.seen.get(id_, {}) == wanted, f"{SEED=} {packet} {fate} {program.tell(packet)}"
+        seen = probes.seen.get(id_, {})
+        if (packet["to"], packet["protocol"], fate) == ("wall", 6, "arrives"):
+            seen.pop("refused", None)  # that was the host's TCP itself: nobody listens there
+        assert seen == wanted, f"{SEED=} {packet} {fate} {program.tell(packet)}"
 
 
 @pytest.mark.timeout(3600)
