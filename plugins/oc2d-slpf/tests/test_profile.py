@@ -342,9 +342,16 @@ def test_all_specifiers_that_are_given_must_match(specifiers, ours):
     assert slpf.matches(msgspec.convert(specifiers, Specifiers)) is ours
 
 
-@pytest.mark.req("SLPF-57", "SLPF-58")
+@pytest.mark.req("SLPF-57", "SLPF-58", "LANG-81")
 @pytest.mark.parametrize(
-    "wrong", [{"asset_tuple": ["x"] * 11}, {"asset_tuple": []}, {"asset": "30"}, {"asset_id": 30}]
+    "wrong",
+    [
+        {"asset_tuple": ["x"] * 11},
+        {"asset_tuple": []},
+        {"asset_tuple": "x"},
+        {"asset": "30"},
+        {"asset_id": 30},
+    ],
 )
 def test_specifiers_of_a_wrong_form_are_refused_by_type(wrong):
     with pytest.raises(msgspec.ValidationError):

@@ -53,7 +53,7 @@ def raises(error):
     ],
 )
 @pytest.mark.parametrize("encoding", ["json", "cbor"])
-def test_whatever_a_plugin_does_the_request_is_answered(  # noqa: PLR0917 - what varies
+def test_whatever_a_plugin_does_the_request_is_answered(
     build, door, behave, status, text, encoding
 ):
     door.behave = behave
