@@ -43,6 +43,8 @@ def prepare(path: Path, registry: Registry | None = None, *, by_hand: bool = Fal
     attempt = try_actuators(findings.actuators, findings.order, registry)
     problems = [*findings.problems, *attempt.problems]
     warnings = [*attempt.loaded.warnings]
+    if not attempt.loaded.actuators:
+        warnings.append(Problem("actuators", "none is on, so no command can be carried out"))
     if findings.broker is not None:
         unread = _unreadable_credentials(findings.broker) if by_hand else {}
         named = {problem.path for problem in problems}

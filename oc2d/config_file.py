@@ -82,7 +82,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         reason = "is not TOML for people: nested too deeply"
     else:
         return tree
-    raise ConfigError((Problem("", f"{path} {reason}"),))
+    raise ConfigError((Problem("", f"{path}: {reason}"),))
 
 
 class _Reader:

@@ -66,6 +66,8 @@ def run(options: RunOptions) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     prepared = prepare(options.config)
     for warning in prepared.warnings:
+        if warning.path.startswith("broker."):
+            continue  # the session says it itself, at each new link
         _log.warning(CONFIG_WARNING, path=warning.path, message=warning.message)
     with ExitStack() as undo:
         directories = StateDirectories(prepared.config.state)
@@ -198,7 +200,7 @@ class Daemon:
             self._notifier.ready("the new configuration is wrong; the old one stays in force")
             return
         changed = [
-            field.name
+            "from" if field.name == "sender" else field.name
             for field in dataclasses.fields(Config)
             if getattr(new, field.name) != getattr(old, field.name)
         ]

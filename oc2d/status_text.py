@@ -21,6 +21,8 @@ __all__ = ["render"]
 _MOMENTS = frozenset(
     {"at", "created", "next_attempt", "received", "since", "start_time", "started", "stop_time"}
 )
+#: Columns that mostly repeat another, and are left out when they do.
+_ECHOES = {"command_id": "request_id"}
 _SECONDS = 10**9  # what is smaller is a counter of the same name
 _MILLISECONDS = 10**11
 
@@ -60,6 +62,11 @@ def _is_nested(value: object) -> bool:
 
 def _table(rows: Sequence[Mapping[str, Any]], indent: str) -> Iterator[str]:
     columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [
+        key
+        for key in columns
+        if key not in _ECHOES or any(row.get(key) != row.get(_ECHOES[key]) for row in rows)
+    ]
     cells = [[_text(key, row.get(key)) for key in columns] for row in rows]
     heads = [_escaped(key) for key in columns]
     widths = [max(len(line[at]) for line in [heads, *cells]) for at in range(len(columns))]
@@ -83,6 +90,8 @@ def _text(key: str, value: object) -> str:
 
 
 def _number(key: str, value: float) -> str:
+    if key == "uptime":
+        return f"{round(value)} s"
     if key in _MOMENTS and value >= _SECONDS:
         seconds = value / 1000 if value >= _MILLISECONDS else value
         # A window may end beyond the calendar.

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from oc2d.language.codec import Encoding
 from oc2d.language.vocabulary import Action, Feature, ResponseType
@@ -25,7 +25,7 @@ _WORDS = "VALUE, or NAME=VALUE …; JSON in one word ('{…}') is taken too"
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; the namespace it makes has `subcommand` and what that one takes."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="oc2ctl",
         description="OpenC2 Producer: sends commands over MQTT and shows the responses.",
         epilog="Exit status: 0 all succeeded, 1 not all or no response, 2 usage, 78 configuration.",
@@ -69,6 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_topics(send)
     add("watch", "show all OpenC2 traffic, until interrupted")
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line: the usage is a screen of options that nobody asked for."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n(see {self.prog} --help)\n")
 
 
 def _add_query(sub: argparse.ArgumentParser) -> None:
@@ -158,11 +165,9 @@ def _add_topics(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def _common() -> argparse.ArgumentParser:
+def _common() -> _Parser:
     """Make what may stand before and after the subcommand; absent, one must not undo the other."""
-    common = argparse.ArgumentParser(
-        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
-    )
+    common = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     link = common.add_argument_group("broker and identity (default: as the file says)")
     link.add_argument(
         "--config", type=Path, metavar="FILE", help=f"the file (default: {DEFAULT_FILE})"

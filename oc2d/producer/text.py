@@ -40,9 +40,7 @@ def reply_line(reply: Reply) -> str:
     lines: list[str] = []
     if isinstance(results, dict):
         parts += [_own(name, own) for name, own in results.items() if name not in _FEATURES]
-        lines = [
-            f"    {name:<10}  {_feature(results[name])}" for name in _FEATURES if name in results
-        ]
+        lines = [line for name in _FEATURES if name in results for line in _feature(name, results)]
     elif results is not None:
         parts.append(to_json(results))
     return "\n".join(map(printable, ("  ".join(parts), *lines)))
@@ -57,11 +55,18 @@ def _own(name: str, own: Tree) -> str:
     )
 
 
-def _feature(value: Tree) -> str:
+def _feature(name: str, results: dict[str, Tree]) -> list[str]:
+    """Describe a feature on a line, pairs on a line for each action."""
+    value = results[name]
+    if not isinstance(value, dict):
+        return [f"    {name:<10}  {_names(value)}"]
+    actions = [f"{action}: {_names(targets)}" for action, targets in value.items()] or ["none"]
+    return [f"    {name if at == 0 else '':<10}  {action}" for at, action in enumerate(actions)]
+
+
+def _names(value: Tree) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    if isinstance(value, dict):
-        return "; ".join(f"{action}: {_feature(targets)}" for action, targets in value.items())
     return str(value)
 
 

@@ -101,6 +101,7 @@ class Wire:
             status = self._session.status()
             if status.last_error is not None or time.monotonic() > deadline:
                 reason = status.last_error or "no answer in time"
+                reason = reason.removeprefix(f"{status.broker}: ")
                 raise LinkError(f"no link to the broker at {status.broker}: {reason}")
 
     def _granted(self, subscriptions: Mapping[str, int | str]) -> None:

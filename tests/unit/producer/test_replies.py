@@ -196,7 +196,8 @@ def test_features_are_shown_one_a_line() -> None:
         "fw-7  200",
         "    versions    1.0",
         "    profiles    none",
-        "    pairs       query: features; deny: ipv4_net, ipv6_net",
+        "    pairs       query: features",
+        "                deny: ipv4_net, ipv6_net",
         "    rate_limit  60",
     ]
 

@@ -42,6 +42,14 @@ def test_a_good_configuration_is_ok_wherever_the_options_stand(oc2d, write, argu
     assert (done.returncode, done.stdout, done.stderr) == (0, "configuration OK\n", "")
 
 
+def test_check_warns_when_no_actuator_could_carry_out_anything(oc2d, write):
+    done = oc2d("check", "--config", write(CONFIG))
+    assert (done.returncode, done.stdout) == (0, "configuration OK\n")
+    assert done.stderr == (
+        "oc2d: warning: actuators: none is on, so no command can be carried out\n"
+    )
+
+
 def test_check_reports_every_mistake_of_every_kind_and_ends_with_78(oc2d, write, tmp_path):
     done = oc2d(
         "check",
@@ -98,7 +106,7 @@ def test_check_warns_of_a_link_without_protection(oc2d, write):
 
 
 def test_a_credential_of_the_service_is_not_missed_by_hand(oc2d, write, tmp_path):
-    path = write(CONFIG + 'username = "u"\npassword_file = "broker-password"\n')
+    path = write(CONFIG + 'username = "u"\npassword_file = "broker-password"\n' + X_LOG)
     done = oc2d("check", "--config", path)
     assert done.returncode == 0
     assert "only the service has the credential 'broker-password'" in done.stderr
@@ -131,7 +139,7 @@ def test_a_missing_file_is_a_message_and_no_traceback(oc2d, tmp_path):
         assert done.returncode == 78
         assert (
             done.stderr
-            == f"oc2d: {tmp_path}/none no such file; write one, or name another with --config\n"
+            == f"oc2d: {tmp_path}/none: no such file; write one, or name another with --config\n"
         )
 
 
@@ -221,7 +229,7 @@ def test_a_table_that_no_plugin_serves_shows_in_plugins(oc2d, write):
 def test_plugins_are_listed_without_a_configuration_too(oc2d, tmp_path):
     done = oc2d("plugins", "--config", tmp_path / "none")
     assert done.returncode == 0
-    assert f"x-log: off ({tmp_path}/none no such file" in done.stdout
+    assert f"x-log: off ({tmp_path}/none: no such file" in done.stdout
 
 
 @pytest.fixture

@@ -200,6 +200,7 @@ def test_an_answer_that_is_none_is_an_error(tmp_path, answer):
 SNAPSHOT = {
     "version": "0.1.0",
     "started": 1_700_000_000.5,
+    "uptime": 33.791,
     "warnings": ["actuators.x-foo: no plugin"],
     "link": {
         "connected": True,
@@ -235,6 +236,7 @@ def test_a_snapshot_is_shown_in_sections_with_rules_as_a_table():
         == """\
 version: 0.1.0
 started: 2023-11-14T22:13:20Z
+uptime:  34 s
 
 warnings:
   actuators.x-foo: no plugin
@@ -267,6 +269,13 @@ actuators:
       100     allow    tcp dport 22    -
 """
     )
+
+
+def test_a_command_id_is_a_column_only_where_it_tells_more_than_the_request_id():
+    same = {"request_id": "r-1", "command_id": "r-1", "status": 200}
+    own = {"request_id": "r-2", "command_id": "c-2", "status": 200}
+    assert "command_id" not in render({"last": [same]})
+    assert "c-2" in render({"last": [same, own]})
 
 
 def test_a_snapshot_survives_json():
