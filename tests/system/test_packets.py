@@ -155,7 +155,7 @@ def test_a_deny_stops_what_it_says_and_no_more_until_it_is_deleted(
     sent = command("deny", target, **({"slpf": slpf} if slpf else {}))
     reply = wire.soc.ask(sent)
     assert reply.status == 200, reply.text
-    left = expected(kind, direction or "both", errno.EHOSTUNREACH if process == "reject" else None)
+    left = expected(kind, direction or "both", errno.ECONNREFUSED if process == "reject" else None)
     assert seen(wire, version, left) == left
     other = 10 - version
     assert wire.outside.sends(wire.host, other, expected=True)
