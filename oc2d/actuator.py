@@ -108,7 +108,8 @@ class Context:
 
     `state_directory` survives reboots; `runtime_directory` does not outlive one (SLPF-18). Both
     exist and belong to the daemon; an actuator names its files after its NSID. `now` is the wall
-    clock in milliseconds, `boot_id` the kernel's id of this boot.
+    clock in milliseconds, `boot_id` the kernel's id of this boot. `call` has a function run on the
+    actuator's worker, soon, in order with its commands: for threads of the actuator's own.
     """
 
     device_id: str
@@ -116,6 +117,7 @@ class Context:
     runtime_directory: Path
     boot_id: str
     now: Callable[[], int]
+    call: Callable[[Callable[[], None]], None] = lambda function: function()
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,7 +218,7 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "limits.remember",
-        Whole(),
+        Whole(1, _FOUR_BYTES),
         "Seconds for which a request is remembered and a repetition only answered, not executed.",
         unset="twice broker.session_expiry",
     ),

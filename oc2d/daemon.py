@@ -45,6 +45,8 @@ NOT_ALIVE = "not_alive"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SESSION_STOP = 5.0
+# Of [broker], what others than the link go by: read at the start only.
+_BROKER_AT_START = ("accept_retained", "response_topic", "session_expiry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,13 @@ class Daemon:
             self._marks = marks
             self._prepared = dataclasses.replace(self._prepared, config=applied)
             self._session.reconfigure(self._link)
-        if rest := [name for name in changed if name != "broker"]:
+        rest = [name for name in changed if name != "broker"]
+        rest += [
+            f"broker.{name}"
+            for name in _BROKER_AT_START
+            if getattr(new.broker, name) != getattr(old.broker, name)
+        ]
+        if rest:
             _log.warning(RESTART_NEEDED, sections=rest)
         _log.info(RELOADED, changed=changed)
         self._notifier.ready(self._summary())

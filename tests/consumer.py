@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 _numbers = itertools.count(1)
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 _CLONE_NEWNET = 0x40000000
-_OWN_SETS = ("never", "broker")  # of the table: not from commands
+_OWN_SETS = ("management", "never", "with_ports")
 
 
 def tool(*command: str, text: str | None = None) -> str:

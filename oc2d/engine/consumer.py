@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ class Consumer:
         )
         for nsid, worker in self._workers.items():
             worker.start()
+            context = replace(context, call=worker.tell)
             actuator = worker.host.actuator
             ended = frozenset(left.ended.get(nsid, ()))
             _begin(worker, "start", partial(actuator.start, context))

@@ -40,6 +40,7 @@ _LAZY = 1.0  # seconds that a DONE mark may wait for company
 _MOST_LAZY = 1000
 _EXPIRE_AT_ONCE = 64
 _RETRY = 0.5  # seconds after which a journal that refused is asked again
+_LONGEST_PAUSE = 3600.0  # a timeout of many years is more than the clock of a wait can take
 _PATIENCE = 0.05  # seconds between faults that nobody thought of
 # Not the disk's fault, but that of what was to be written: it will not get better.
 _OURS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
@@ -247,7 +248,7 @@ class Engine:
             dues.append(interim)
         if self._done:
             dues.append(0.0 if self._stopping.is_set() else self._done_by)
-        return max(0.0, min(dues) - now) if dues else None
+        return min(max(0.0, min(dues) - now), _LONGEST_PAUSE) if dues else None
 
     def _write(self, reports: Sequence[_Report]) -> None:
         batch = Batch()

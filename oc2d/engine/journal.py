@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -122,16 +122,28 @@ class Journal:
     """All SQL of the engine. One thread; writing methods only between `begin` and `commit`."""
 
     def __init__(self, path: Path) -> None:
-        try:
+        self._path = path
+        with self._usable():
             self._db = _open(path)
-        except sqlite3.Error as error:
-            raise StateError(f"cannot use the journal {path}: {error}") from error
-        self.epoch = self._meta("epoch", secrets.token_hex(6))
-        (self.remembered,) = self._db.execute("SELECT count(*) FROM requests").fetchone()
-        (place,) = self._db.execute("SELECT coalesce(max(place), 0) FROM outbox").fetchone()
+        try:
+            with self._usable():
+                self.epoch = self._meta("epoch", secrets.token_hex(6))
+                (self.remembered,) = self._db.execute("SELECT count(*) FROM requests").fetchone()
+                (place,) = self._db.execute("SELECT coalesce(max(place), 0) FROM outbox").fetchone()
+        except BaseException:
+            self._db.close()
+            raise
         self._place = int(place)
         self._synced = True
         self._before = (self.remembered, self._place)
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Turn sqlite's errors into ours, where there is nobody to try again: at the start."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StateError(f"cannot use the journal {self._path}: {error}") from error
 
     def _meta(self, name: str, default: str) -> str:
         self._db.execute("INSERT OR IGNORE INTO meta VALUES(?, ?)", (name, default))

@@ -276,6 +276,8 @@ class Worker:
             if self._stopping.is_set():
                 self._reports.postponed(jobs[place:])
                 break
+            if not self._reports.wanted(job):  # given up for while one before it took too long
+                continue
             done.append((job, self._outcome(job.command)))
             if self._clock.monotonic() - since >= _COMPANY:
                 self._reports.finished(done)

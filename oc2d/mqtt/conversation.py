@@ -120,21 +120,23 @@ class Conversation:
         inbound: list[Inbound] = []
         sent: list[int] = []
         taken: list[int] = []
-        for packet in packets:
-            if isinstance(packet, Delivery):
-                if deliver and (message := self._arrive(packet)) is not None:
-                    inbound.append(message)
-            elif isinstance(packet, Ack):
-                self._acknowledged(packet, sent, taken)
-            elif isinstance(packet, Suback):
-                self._suback(packet)
-            elif isinstance(packet, Connack):
-                raise LinkLost("the broker sent CONNACK twice", PROTOCOL_ERROR)
-        if taken:
-            self._intake.taken(taken)
-        if sent:
-            self.published += len(sent)
-            self._intake.sent(sent)
+        try:
+            for packet in packets:
+                if isinstance(packet, Delivery):
+                    if deliver and (message := self._arrive(packet)) is not None:
+                        inbound.append(message)
+                elif isinstance(packet, Ack):
+                    self._acknowledged(packet, sent, taken)
+                elif isinstance(packet, Suback):
+                    self._suback(packet)
+                elif isinstance(packet, Connack):
+                    raise LinkLost("the broker sent CONNACK twice", PROTOCOL_ERROR)
+        finally:  # the outbox has noted these already, whatever came after them
+            if taken:
+                self._intake.taken(taken)
+            if sent:
+                self.published += len(sent)
+                self._intake.sent(sent)
         if inbound:
             self.received += len(inbound)
             self._intake.received(inbound)

@@ -191,9 +191,10 @@ class Session:
         elif self._stop_at is not None:
             self._over = True
         elif self._dial is None and now >= self._next_attempt:
-            self._dial = Dial(self._settings, self._changing, self._dialled)
             _log.info(events.CONNECTING, host=self._settings.host, port=self._settings.port)
-            self._dial.start()
+            dial = Dial(self._settings, self._changing, self._dialled)
+            dial.start()  # may raise: there may be no room for a thread
+            self._dial = dial
 
     def _patience(self, now: float) -> float | None:
         """Tell how long there is nothing to do unless something happens; None: for ever."""

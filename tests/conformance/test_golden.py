@@ -550,3 +550,48 @@ def test_exchange_25_addresses_in_cbor_may_be_octets(producer, zulu, host, clean
     check_form(reply, "cbor")
     assert list(zulu.rules()) == [reply.number]
     assert host.elements() == ["10.25.0.0"]
+
+
+@pytest.mark.req("SLPF-5", "SLPF-2")
+@pytest.mark.parametrize("asked", ["none", "ack", "status", "complete"])
+def test_response_requested_is_valid_with_every_command(producer, zulu, clean, asked):
+    del clean
+    statuses = {"none": [], "ack": [102]}.get(asked, [200])
+
+    def check(sent):
+        request_id = producer.send(sent)
+        producer.assert_silent(request_id, len(statuses))
+        assert [reply.status for reply in producer.of(request_id)] == statuses
+
+    for number, target in enumerate(
+        (
+            {"ipv4_net": "10.5.0.0/16"},
+            {"ipv6_net": "2001:db8::/32"},
+            {"ipv4_connection": CONNECTION},
+            {"ipv6_connection": {"protocol": "udp", "dst_port": 53}},
+        ),
+        1,
+    ):
+        for action in ("allow", "deny"):
+            insert = {"insert_rule": 2 * number + (action == "deny")}
+            check(command(action, target, response_requested=asked, slpf=insert))
+    assert len(zulu.rules()) == 8
+    for number in list(zulu.rules()):
+        check(command("delete", {"slpf:rule_number": number}, response_requested=asked))
+    assert zulu.rules() == {}
+
+
+@pytest.mark.req("SLPF-6", "LANG-17", "SLPF-10", "SLPF-11")
+@pytest.mark.parametrize(
+    ("status", "change"),
+    [
+        (400, {"target": {"ipv4_connection": {"dst_port": 80, "dst_prot": 80}}}),
+        (400, {"comment": "x"}),
+        (400, {"actuator": {"slpf": {"asset": "30"}}}),
+        (501, {"args": {"slpf": {"log": True}}}),
+        (501, {"args": {"priority": 1}}),
+    ],
+)
+def test_a_member_outside_the_property_tables_is_refused(soc, zulu, status, change):
+    assert soc.ask({**command("deny", {"ipv4_net": "10.6.0.0/16"}), **change}).status == status
+    assert zulu.rules() == {}

@@ -135,11 +135,15 @@ def test_sighup_takes_a_new_password_and_keeps_the_old_link_when_the_change_is_w
 
     del zulu.tables["broker"]["keep_alife"]
     zulu.tables["broker"]["keep_alive"] = 77
+    zulu.tables["broker"]["response_topic"] = "both"
     zulu.tables["policy"] = {"max_age": 5}
     zulu.write_config()
     zulu.signal(signal.SIGHUP)
     wait_until(lambda: zulu.entries("restart_needed"))
-    assert zulu.entries("restart_needed")[-1]["sections"] == ["policy"]
+    assert zulu.entries("restart_needed")[-1]["sections"] == [
+        "policy",
+        "broker.response_topic",
+    ]
     wait_until(lambda: zulu.told()["link"]["since"] != before["since"])
     zulu.until_subscribed()
     assert "k77, u'fw-7')" in host.broker.log.read_text()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
 from oc2d.actuator import Endpoint
+from oc2d_slpf.rules import Verdict
 from oc2d_slpf.tiers import Operation
 
 __all__ = ["Backend", "BackendError", "Permit", "Step", "Unpermit", "permits"]
@@ -48,6 +49,10 @@ class Backend(Protocol):
     def check(self) -> None:
         """Raise `StateError` when the filter cannot be used here; changes nothing."""
 
+    def can(self, verdict: Verdict) -> bool:
+        """Tell whether rules of this verdict can be put in force here."""
+        ...
+
     def replace(self, steps: Iterable[Step]) -> None:
         """Make what is ours consist of exactly this, with no moment in between without rules.
 
@@ -59,6 +64,12 @@ class Backend(Protocol):
 
     def remove(self) -> None:
         """Remove all that is ours. Raises `BackendError`."""
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed`, on any thread, when others changed what is ours; until `close`."""
+
+    def close(self) -> None:
+        """Let go of the filter, which stays as it is; harmless when repeated."""
 
 
 def permits(endpoints: Iterable[Endpoint]) -> frozenset[Permit]:

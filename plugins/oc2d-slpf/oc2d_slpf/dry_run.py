@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
 from oc2d_slpf.backend import Step
+from oc2d_slpf.rules import Verdict
 
 __all__ = ["DryRun"]
 
@@ -20,6 +21,11 @@ class DryRun:
         """Say once that nothing is in force."""
         _log.warning("slpf_dry_run", detail="rules are answered 200 and not put in force")
 
+    def can(self, verdict: Verdict) -> bool:
+        """Every rule can be logged."""
+        del verdict
+        return True
+
     def replace(self, steps: Iterable[Step]) -> None:
         """Log how much would be loaded."""
         _log.info("slpf_would_replace", steps=sum(1 for _ in steps))
@@ -32,3 +38,9 @@ class DryRun:
     def remove(self) -> None:
         """Log that all would be removed."""
         _log.info("slpf_would_remove")
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Nothing is there that others could change."""
+
+    def close(self) -> None:
+        """Nothing is held."""

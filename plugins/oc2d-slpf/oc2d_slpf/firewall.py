@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
 from oc2d_slpf.backend import Backend, BackendError, Permit, Step, Unpermit
-from oc2d_slpf.rules import Rule
+from oc2d_slpf.rules import Rule, Verdict
 from oc2d_slpf.tiers import Change, Tiers
 
 __all__ = ["Firewall"]
@@ -27,6 +27,10 @@ class Firewall:
     def check(self) -> None:
         """Raise `StateError` when the filter cannot be used here; changes nothing."""
         self._backend.check()
+
+    def can(self, verdict: Verdict) -> bool:
+        """Tell whether rules of this verdict can be put in force here."""
+        return self._backend.can(verdict)
 
     def load(self, rules: Iterable[Rule], permits: Collection[Permit]) -> None:
         """Replace whatever is there by these, at once. Raises `BackendError`."""
@@ -50,6 +54,19 @@ class Firewall:
         steps += [Unpermit(permit) for permit in self.permits - wanted]
         self.permits = wanted
         self._apply(steps)
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed`, on any thread, when others changed what is in force."""
+        self._backend.watch(changed)
+
+    def repair(self) -> None:
+        """Put everything in force once more. Raises `BackendError`."""
+        self._replace()
+
+    def close(self) -> None:
+        """Let go of the packet filter; what is in force stays."""
+        self._doubtful = True
+        self._backend.close()
 
     def remove(self) -> None:
         """Leave nothing of ours behind. Raises `BackendError`."""

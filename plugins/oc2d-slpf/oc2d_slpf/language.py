@@ -19,6 +19,7 @@ __all__ = [
     "IN_USE",
     "NOT_REMOVED",
     "NOT_UPDATED",
+    "NO_ACCESS",
     "OPTION",
     "TARGET",
     "TARGET_TYPE",
@@ -38,6 +39,7 @@ IN_USE = "Rule number currently in use"
 TARGET = "target not supported"
 NOT_REMOVED = "firewall rule not removed or updated"
 COMMAND = "Command not supported"
+NO_ACCESS = "cannot access file"
 
 #: SLPF-25; strict decoding keeps booleans and text out.
 RuleNumber = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
@@ -76,7 +78,12 @@ def verdict_of(command: Command) -> Verdict:
             raise NotSupported(f"{OPTION}: drop_process does not go with allow")
         return Verdict.ALLOW
     if how is DropProcess.FALSE_ACK:
-        raise NotSupported(f"{OPTION}: drop_process false_ack")
+        tcp = getattr(command.target, "protocol", None) is L4Protocol.TCP
+        if not tcp or command.args.direction is not Direction.INGRESS:
+            raise NotSupported(
+                f"{OPTION}: drop_process false_ack goes with protocol tcp and direction ingress"
+            )
+        return Verdict.FALSE_ACK
     return Verdict.REJECT if how is DropProcess.REJECT else Verdict.DROP
 
 

@@ -6,8 +6,9 @@ key is carried out once: run again, it is answered what it was answered first.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_network
 from itertools import groupby
 from types import MappingProxyType
@@ -16,18 +17,19 @@ from typing import Any, ClassVar
 import msgspec
 import structlog
 
-from oc2d.actuator import Actuator, Command, Context, Endpoint, Reason, Response, pair
-from oc2d.errors import BadRequest, Failed, NotSupported, Refusal, StateError
+from oc2d.actuator import Actuator, Command, Context, Endpoint, Pair, Reason, Response, pair
+from oc2d.errors import Failed, NotSupported, Refusal, StateError
 from oc2d.language.ids import SLPF
 from oc2d.language.vocabulary import Action, StatusCode
-from oc2d_slpf import language, settings
+from oc2d_slpf import files, language, resolvers, settings, update
 from oc2d_slpf.backend import Backend, BackendError, Permit, permits
 from oc2d_slpf.dry_run import DryRun
 from oc2d_slpf.firewall import Firewall
 from oc2d_slpf.guard import Guard
-from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, Args, Results, RuleNumber
+from oc2d_slpf.inspection import shown
+from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, OPTION, Args, Results, RuleNumber
 from oc2d_slpf.nftables import Nftables
-from oc2d_slpf.rules import Rule, Verdict, describe, encode
+from oc2d_slpf.rules import Rule, Verdict, encode
 from oc2d_slpf.specifiers import Here, Specifiers
 from oc2d_slpf.store import Entry, Outcome, Store, StoreError
 from oc2d_slpf.tiers import Change
@@ -64,6 +66,7 @@ class Slpf(Actuator):
         self._loaded = False
         self._change = Change()
         self._astray = False  # the tiers in memory are not those of the store
+        self._call: Callable[[Callable[[], None]], None] = lambda _: None
 
     @staticmethod
     def _backend(config: settings.Settings) -> Backend:
@@ -78,9 +81,8 @@ class Slpf(Actuator):
 
     def start(self, context: Context) -> None:
         """See that the packet filter can be used and open the store; changes no rule yet."""
+        self._call = context.call
         self._firewall.check()
-        self._here = Here.look()
-        local = tuple(ip_network(address) for address in sorted(self._here.addresses))
         self._store = Store(context.state_directory, context.runtime_directory, context.boot_id)
         if self._store.repaired:
             _log.error(
@@ -90,7 +92,7 @@ class Slpf(Actuator):
                 set_aside=self._store.damaged[-1],
             )
         self._linked = self._store.permits()
-        self._guard = Guard(self.config.never_block, local, self._linked)
+        self._look()
 
     def restore(self, ended: Collection[str]) -> None:
         """Put all rules in force at once (SLPF-18, SLPF-19)."""
@@ -98,12 +100,13 @@ class Slpf(Actuator):
         try:
             with store.transaction():
                 store.forget(ended)
-            self._firewall.load(store.rules(), store.permits())
+            self._firewall.load(store.rules(), self._guard.endpoints)
         except StoreError as error:
             raise StateError(f"the rules of slpf cannot be read: {error}") from error
         except BackendError as error:
             raise StateError(f"the rules of slpf cannot be put in force: {error}") from error
         self._loaded = True
+        self._firewall.watch(lambda: self._call(self._repair))
         _log.info("slpf_restored", rules=len(self._firewall.tiers))
 
     def stop(self) -> None:
@@ -114,6 +117,7 @@ class Slpf(Actuator):
             except BackendError as error:
                 _log.error("slpf_not_removed", error=str(error))
         self._loaded = False
+        self._firewall.close()
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -123,8 +127,9 @@ class Slpf(Actuator):
         self._permit(self._linked | permits(endpoints))
 
     def link_changed(self, endpoints: Sequence[Endpoint]) -> None:
-        """Keep the way to these open, and to no others any more."""
+        """Keep the way to these open, and to no others any more; see who we are by now."""
         self._linked = permits(endpoints)
+        self._look()
         self._permit(self._linked)
 
     def status(self) -> Mapping[str, Any]:
@@ -138,10 +143,16 @@ class Slpf(Actuator):
             **({"damaged": list(store.damaged)} if store.damaged else {}),
             "count": len(self._firewall.tiers),
             "endpoints": sorted(f"{p.address} {p.port}" for p in self._firewall.permits),
-            "rules": [_shown(entry) for entry in store.first(_LISTED)],
+            "rules": [shown(entry) for entry in store.first(_LISTED)],
         }
 
     # -- commands
+
+    def supported_pairs(self) -> Collection[Pair]:
+        """All pairs, but for the update file where no directory is configured (SLPF-48)."""
+        directories = self.config.update_directories
+        pairs = super().supported_pairs()
+        return [pair for pair in pairs if pair.action is not Action.UPDATE or directories]
 
     def matches(self, specifiers: Specifiers | None) -> bool:
         """Tell whether a command is for this host (SLPF-53 to 58)."""
@@ -149,8 +160,12 @@ class Slpf(Actuator):
 
     def check(self, command: Command) -> None:
         """Refuse what no state of the rules could make possible."""
-        if command.action is Action.DELETE:
-            return
+        if command.action is Action.UPDATE:
+            files.places(self.config.update_directories, command.target)
+        elif command.action is not Action.DELETE:
+            self._check_rule(command)
+
+    def _check_rule(self, command: Command) -> None:
         verdict = language.verdict_of(command)
         match = language.match_of(command.target)
         if verdict is not Verdict.ALLOW and self._guard.protects(match):
@@ -158,7 +173,7 @@ class Slpf(Actuator):
 
     def reserve(self, command: Command) -> Results | None:
         """Assign the number now and keep it for the start of the window (AMB-25)."""
-        if command.action is Action.DELETE:
+        if command.action in {Action.DELETE, Action.UPDATE}:
             return None
         store = self._opened
         try:
@@ -213,10 +228,9 @@ class Slpf(Actuator):
         else:
             number = self._number(command)
         entry = self._entry(command, number)
-        texts = list(command.notes)
-        if entry.rule.verdict is not Verdict.ALLOW:
-            open_ = self._guard.stays_open(language.match_of(command.target))
-            texts += [f"stays open: {', '.join(open_)}"] if open_ else []
+        if not self._firewall.can(entry.rule.verdict):
+            raise NotSupported(f"{OPTION}: drop_process {entry.rule.verdict.value} on this host")
+        texts = [*command.notes, *self._stays_open((command,))]
         outcome = Outcome(StatusCode.OK, "; ".join(texts) or None, number)
         store.add(entry)
         store.remember(command.key, outcome)
@@ -233,6 +247,31 @@ class Slpf(Actuator):
         outcome = Outcome(StatusCode.OK)
         store.remember(command.key, outcome)
         self._remove(found)
+        return _response(outcome)
+
+    @pair("update", "file", args=(), times=("start_time",), interim=True)
+    def update(self, command: Command) -> Response:
+        """Replace all rules by those of a file; the first one in the file is the first in order.
+
+        Commands that wait for their start time keep their numbers, and start.
+        """
+        store = self._opened
+        content = files.read(self.config.update_directories, command.target)
+        made = update.commands(command, content, self._check_rule, store.is_reserved)
+        texts = [f"{len(made)} rules in force"]
+        if masked := sum(len(entry.notes) for entry in made):
+            texts.append(f"{masked} ranges lost their host bits")
+        texts += self._stays_open(made)
+        outcome = Outcome(StatusCode.OK, "; ".join(texts))
+        # nothing is wrong with the file: what fails from here on takes all of it back
+        store.clear()
+        rules = []
+        for each in made:
+            entry = self._entry(each, self._number(each))
+            store.add(entry)
+            rules.append(entry.rule)
+        store.remember(command.key, outcome)
+        self._firewall.expect(rules)
         return _response(outcome)
 
     def revert(self, command: Command) -> None:
@@ -324,6 +363,14 @@ class Slpf(Actuator):
             raise NotSupported(f"{IN_USE}: {wanted}")
         return int(wanted)
 
+    def _stays_open(self, commands: Iterable[Command]) -> list[str]:
+        """Word what denies among the commands do not reach (AMB-57)."""
+        found: dict[str, None] = {}
+        for command in commands:
+            if command.action is Action.DENY:
+                found |= dict.fromkeys(self._guard.stays_open(language.match_of(command.target)))
+        return [f"stays open: {', '.join(found)}"] if found else []
+
     def _entry(self, command: Command, number: int) -> Entry:
         match = language.match_of(command.target)
         rule = Rule(number, language.verdict_of(command), *encode(match, command.args.direction))
@@ -337,17 +384,34 @@ class Slpf(Actuator):
 
     def _permit(self, wanted: frozenset[Permit]) -> None:
         store = self._opened
-        self._guard = Guard(self._guard.never_block, self._guard.local, wanted)
+        self._guard = replace(self._guard, permits=wanted, resolvers=resolvers.in_use())
         try:
             self._realign()
-            if self._loaded and wanted != self._firewall.permits:
-                self._firewall.permit(wanted)
+            if self._loaded and self._guard.endpoints != self._firewall.permits:
+                self._firewall.permit(self._guard.endpoints)
             if wanted != store.permits():
                 with store.transaction():
                     store.keep_permits(wanted)
         except (StoreError, BackendError) as error:
             # the link may work all the same; the next change tries again
             _log.error("slpf_endpoints_not_kept", error=str(error))
+
+    def _look(self) -> None:
+        """See what this host is called now: the daemon starts before there is a network."""
+        self._here = Here.look()
+        local = tuple(ip_network(address) for address in sorted(self._here.addresses))
+        self._guard = Guard(self.config.never_block, local, self._linked, resolvers.in_use())
+
+    def _repair(self) -> None:
+        """Undo what others did to what is in force: on the worker, like everything else."""
+        if not self._loaded:
+            return
+        try:
+            self._firewall.repair()
+        except BackendError as error:
+            _log.error("slpf_not_repaired", error=str(error))
+        else:
+            _log.warning("slpf_repaired", detail="others had changed or removed the table")
 
     @staticmethod
     def _failed(command: Command, error: Exception) -> Failed:
@@ -373,19 +437,3 @@ def _response(outcome: Outcome) -> Response:
         return Response(StatusCode.OK, outcome.text, results)
     refusal = next(kind for kind in Refusal.__subclasses__() if kind.status == outcome.status)
     raise refusal(outcome.text or "")
-
-
-def _shown(entry: Entry) -> dict[str, Any]:
-    rule = entry.rule
-    shown: dict[str, Any] = {
-        "number": rule.number,
-        "verdict": "allow" if rule.verdict is Verdict.ALLOW else "deny",
-        "match": describe(rule.shape, rule.key),
-        "direction": rule.shape.direction.value,
-        "persistent": entry.persistent,
-        "producer": entry.producer,
-    }
-    if rule.verdict is not Verdict.ALLOW:
-        shown["drop_process"] = "reject" if rule.verdict is Verdict.REJECT else "none"
-    times = {"start_time": entry.start, "stop_time": entry.stop}
-    return shown | {name: time for name, time in times.items() if time is not None}

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import collapse_addresses, ip_network
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from oc2d.errors import ConfigError, Problem
@@ -36,6 +37,7 @@ class Settings:
     hostnames: tuple[str, ...] = ()
     asset_tuple: tuple[str, ...] = ()
     never_block: tuple[Network, ...] = ()
+    update_directories: tuple[PurePosixPath, ...] = ()
     at_stop: Literal["keep", "remove"] = "keep"
 
 
@@ -86,8 +88,6 @@ def parse(values: Mapping[str, Any]) -> Settings:
     asset_tuple = table.strings("asset_tuple")
     if len(asset_tuple) > _TUPLE_MAX:
         table.wrong("asset_tuple", f"takes at most {_TUPLE_MAX} strings")
-    if values.get("update_directories", []) != []:
-        table.wrong("update_directories", "update file is not available yet; leave it empty")
     settings = Settings(
         backend=backend,
         asset_id=asset_id,
@@ -95,6 +95,7 @@ def parse(values: Mapping[str, Any]) -> Settings:
         hostnames=table.strings("hostnames"),
         asset_tuple=asset_tuple,
         never_block=_networks(table, "never_block"),
+        update_directories=_directories(table, "update_directories"),
         at_stop=table.choice("at_stop", ("keep", "remove")),
     )
     if table.problems:
@@ -114,3 +115,12 @@ def _networks(table: _Table, key: str) -> tuple[Network, ...]:
         else:
             found[network.version].append(network)
     return tuple(net for family in found.values() for net in collapse_addresses(family))
+
+
+def _directories(table: _Table, key: str) -> tuple[PurePosixPath, ...]:
+    found = [PurePosixPath(text) for text in table.strings(key)]
+    for index, path in enumerate(found):
+        if path.root != "/" or ".." in path.parts or len(path.parts) == 1 or "\0" in str(path):
+            message = "must be the absolute path of a directory, as /etc/oc2d/updates"
+            table.wrong(f"{key}[{index}]", message)
+    return tuple(found)

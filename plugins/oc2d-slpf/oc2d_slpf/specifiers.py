@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -15,6 +16,8 @@ import msgspec
 from oc2d_slpf.settings import Settings
 
 __all__ = ["Here", "Specifiers"]
+
+_PATIENCE = 1.0  # seconds
 
 
 class Specifiers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -37,9 +40,9 @@ class Here:
 
     @classmethod
     def look(cls) -> Here:
-        """Ask the system. The FQDN may take a question to the resolver."""
+        """Ask the system; the FQDN only as long as the resolver answers within a second."""
         name = socket.gethostname()
-        full = name if "." in name else socket.getfqdn(name)
+        full = name if "." in name else _full_name(name)
         names = {part.lower() for part in (name, full, name.partition(".")[0])}
         return cls(frozenset(names), frozenset(_addresses()))
 
@@ -60,6 +63,17 @@ class Here:
         with suppress(ValueError):
             return str(ip_address(name)) in self.addresses
         return False
+
+
+def _full_name(name: str) -> str:
+    """Ask the resolver on a thread, which it may hold up for as long as it likes."""
+    found = [name]
+    asking = threading.Thread(
+        target=lambda: found.append(socket.getfqdn(name)), name="oc2d-fqdn", daemon=True
+    )
+    asking.start()
+    asking.join(_PATIENCE)
+    return found[-1]
 
 
 def _addresses() -> set[str]:

@@ -48,6 +48,7 @@ CREATE TABLE outcome(
 CREATE TABLE spent(number INTEGER PRIMARY KEY);
 CREATE TABLE endpoint(address TEXT, protocol INTEGER, port INTEGER);
 """
+_VERDICTS = {verdict.value: verdict for verdict in Verdict}
 _COLUMNS = "number, key, verdict, shape, match, persistent, reserved, producer, start, stop"
 
 
@@ -134,11 +135,16 @@ class Store:
         """Return the rule or reservation that the command with this key made."""
         return next(self._entries("WHERE key = ?", key), None)
 
+    def is_reserved(self, number: int) -> bool:
+        """Tell whether the number is kept for a rule that starts later."""
+        held = self.by_number(number)
+        return held is not None and held.reserved
+
     def rules(self) -> list[Rule]:
         """Return the rules that are in force."""
         query = "SELECT number, verdict, shape, match FROM rule WHERE NOT reserved"
         return [
-            Rule(number, Verdict(verdict), Shape.parse(shape), match)
+            Rule(number, _VERDICTS[verdict], Shape.parse(shape), match)
             for number, verdict, shape, match in self._file.execute(query)
         ]
 
@@ -171,10 +177,10 @@ class Store:
         rule = entry.rule
         self._file.execute("DELETE FROM rule WHERE key = ? AND reserved", (entry.key,))
         row = (rule.number, entry.key, rule.verdict.value, rule.shape.name, rule.key)
-        row += (entry.persistent, entry.reserved, entry.producer, entry.start, entry.stop)
+        rest = (entry.persistent, entry.reserved, entry.producer, entry.start, entry.stop)
         self._file.execute(
             f"INSERT INTO rule({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
-            row,
+            (*row, *rest),
         )
 
     def reserve(self, entry: Entry) -> None:
@@ -245,9 +251,9 @@ class Store:
     def _entries(self, where: str, value: object) -> Iterator[Entry]:
         query = f"SELECT {_COLUMNS} FROM rule {where}"  # noqa: S608 - constants
         for row in self._file.execute(query, (value,)):
-            number, key, verdict, shape, match, persistent, reserved, *rest = row
+            number, key, verdict, shape, match, persistent, reserved, producer, start, stop = row
             rule = Rule(number, Verdict(verdict), Shape.parse(shape), match)
-            yield Entry(rule, key, bool(persistent), *rest, reserved=bool(reserved))
+            yield Entry(rule, key, bool(persistent), producer, start, stop, bool(reserved))
 
 
 def _open(path: Path) -> tuple[sqlite3.Connection, str | None]:
@@ -295,12 +301,12 @@ def _prepare(file: sqlite3.Connection) -> None:
     found = file.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise _Damage(found)
-    # SQLite keeps no checksums: look at one rule of each kind
-    kinds = "verdict, shape, typeof(match), length(match)"
-    query = f"SELECT verdict, shape, match FROM rule GROUP BY {kinds}"  # noqa: S608 - constants
+    # SQLite keeps no checksums: look at each kind of rule, with a match of the same length
+    query = "SELECT DISTINCT verdict, shape, typeof(match), length(match) FROM rule"
     file.text_factory = salvage.text
-    if not all(_is_sound(*row) for row in file.execute(query)):
-        raise _Damage("a rule makes no sense")
+    for verdict, shape, type_, length in file.execute(query):
+        if type_ != "blob" or not _is_sound(verdict, shape, bytes(length)):
+            raise _Damage("a rule makes no sense")
     file.text_factory = str
 
 

@@ -4,7 +4,7 @@ A tier has one verdict, and a packet is judged by the tiers one after the other,
 order does not matter; its rules of one shape are one plain hash set. Rules that cannot match the
 same packet commute. So this is all that must hold: of two rules of different verdicts that may
 match the same packet, the one with the lower number is in an earlier tier. It makes the first hit
-the same as first match over the list (docs/decisions/003-tiers-and-overlaps.md has the costs).
+the same as first match over the list (docs/decisions/005-tiers-and-overlaps.md has the costs).
 
 Each change yields the operations that bring the kernel from the old structure to the new one; on an
 existing shape that is one element.

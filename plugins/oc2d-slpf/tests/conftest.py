@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import queue
 import shutil
 import subprocess
 import time
@@ -22,7 +23,7 @@ from oc2d.actuator import Command, Context
 from oc2d.language.targets import IPv4Connection, IPv6Connection
 from oc2d.language.values import IPv4Net, IPv6Net
 from oc2d.language.vocabulary import Action, L4Protocol
-from oc2d_slpf import Slpf
+from oc2d_slpf import Slpf, resolvers
 from oc2d_slpf.backend import BackendError, Permit, Unpermit
 from oc2d_slpf.language import Args
 from oc2d_slpf.rules import PORT_PROTOCOLS, Direction, Verdict, encode
@@ -124,6 +125,15 @@ class Paper:
         self.sets, self.tiers, self.ordered, self.permits = {}, {}, (), set()
 
     def check(self):
+        pass
+
+    def can(self, _verdict):
+        return True
+
+    def watch(self, changed):
+        self.changed = changed
+
+    def close(self):
         pass
 
     def _call(self, steps):
@@ -231,6 +241,7 @@ class Bench:
         self.path = path
         self.boot_id = "boot-1"
         self.running = []
+        self.calls = queue.SimpleQueue()  # what the worker is asked to do between commands
         for name in ("state", "run"):
             (path / name).mkdir()
 
@@ -240,7 +251,14 @@ class Bench:
         if filter_ is not None:
             actuator._firewall._backend = filter_
         actuator.start(
-            Context("fw-7", self.path / "state", self.path / "run", self.boot_id, lambda: 0)
+            Context(
+                "fw-7",
+                self.path / "state",
+                self.path / "run",
+                self.boot_id,
+                lambda: 0,
+                self.calls.put,
+            )
         )
         self.running.append(actuator)
         if restore:
@@ -254,9 +272,18 @@ class Bench:
     def kill(self):
         """Forget the actuator as a killed process would: nothing is finished or written."""
         for actuator in self.running:
+            actuator._firewall.close()
             if actuator._store is not None:
                 actuator._store.close()
         self.running.clear()
+
+
+@pytest.fixture(autouse=True)
+def resolv_conf(tmp_path, monkeypatch):
+    """The name servers of this machine are none of the tests' business."""
+    path = tmp_path / "resolv.conf"
+    monkeypatch.setattr(resolvers, "FILES", (path,))
+    return path
 
 
 @pytest.fixture
@@ -407,7 +434,7 @@ def walled(world, bench):
 
     yield start
     world.wall.run(bench.stop)
-    world.wall.nft("add table inet oc2d\ndelete table inet oc2d\n")
+    world.wall.nft("flush ruleset\n")
 
 
 def until(condition, seconds=2.0):

@@ -194,7 +194,7 @@ def test_reject_tells_a_tcp_client_at_once_and_drop_tells_it_nothing(
         net = f"{CLIENT[version]}"
         rejected = wall.do("deny", net, direction=direction, drop_process="reject")
         second = _connect(stack, world.client, version, address, 6000)
-        assert _outcome(second, 2.0) == errno.EHOSTUNREACH
+        assert _outcome(second, 2.0) == errno.ECONNREFUSED
         wall.do("delete", rejected.results.rule_number)
         wall.do("deny", net, direction=direction)
         third = _connect(stack, world.client, version, address, 6000)
@@ -208,7 +208,7 @@ def test_a_drop_ahead_of_a_reject_keeps_the_answer_back(walled, world, version):
     wall.do("deny", f"{version} protocol=tcp dst_port=6000", drop_process="reject")
     with ExitStack() as stack:
         first = _connect(stack, world.client, version, WALL_IN[version], 6000)
-        assert _outcome(first, 2.0) == errno.EHOSTUNREACH
+        assert _outcome(first, 2.0) == errno.ECONNREFUSED
         wall.do("deny", CLIENT[version], direction="egress")
         second = _connect(stack, world.client, version, WALL_IN[version], 6000)
         assert _outcome(second, QUIET) is None
@@ -216,7 +216,7 @@ def test_a_drop_ahead_of_a_reject_keeps_the_answer_back(walled, world, version):
 
 @pytest.mark.req("SLPF-16")
 def test_errors_that_others_sent_are_not_taken_for_our_own_answer(walled, world):
-    """A forwarded `host unreachable` is rejected like any packet: only ours may pass."""
+    """A forwarded ICMP error is rejected like any packet: only ours may pass."""
     wall = walled()
     with ExitStack() as stack:
         ear = world.client.run(socket.socket, socket.AF_INET, socket.SOCK_RAW, 1)
@@ -224,7 +224,7 @@ def test_errors_that_others_sent_are_not_taken_for_our_own_answer(walled, world)
         stack.callback(ear.close)
         stack.callback(mouth.close)
         inner = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 17, 0, b"\x0a" * 4, b"\x0b" * 4)
-        body = struct.pack(">BBHI", 3, 1, 0, 0) + inner + b"\0" * 8
+        body = struct.pack(">BBHI", 3, 13, 0, 0) + inner + b"\0" * 8
         words = struct.unpack(f">{len(body) // 2}H", body)
         total = sum(words)
         total = (total & 0xFFFF) + (total >> 16)
@@ -454,7 +454,8 @@ class Dice:
                 self._firewall.tiers.remove(number, change)
             else:
                 number = self._rnd.choice([n for n in range(1, 60) if n not in self.rules])
-                verdict, direction = (self._rnd.choice(list(kind)) for kind in (Verdict, Direction))
+                verdict = self._rnd.choice((Verdict.ALLOW, Verdict.DROP, Verdict.REJECT))
+                direction = self._rnd.choice(list(Direction))
                 match = self._match()
                 self.rules[number] = verdict, direction, match
                 rule = Rule(number, verdict, *encode(match, direction))

@@ -36,7 +36,7 @@ def test_every_mistake_is_named_with_its_path():
             "hostnames": ["ok", 7],
             "asset_tuple": ["x"] * 11,
             "never_block": ["192.0.2.1/24", "fe80::1%eth0"],
-            "update_directories": ["/srv"],
+            "update_directories": ["updates", "/", "/etc/../etc", "/etc/a\0", "/etc/updates"],
             "at_stop": "flush",
         }
     )
@@ -49,12 +49,15 @@ def test_every_mistake_is_named_with_its_path():
         "asset_tuple",
         "never_block[0]",
         "never_block[1]",
-        "update_directories",
+        "update_directories[0]",
+        "update_directories[1]",
+        "update_directories[2]",
+        "update_directories[3]",
         "at_stop",
     }
     assert "did you mean 'backend'?" in found["backnd"]
     assert "did you mean 'nftables'?" in found["backend"]
-    assert "not available yet" in found["update_directories"]
+    assert "absolute path" in found["update_directories[0]"]
 
 
 def test_iptables_is_not_there_yet():

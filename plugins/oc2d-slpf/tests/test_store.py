@@ -444,7 +444,7 @@ def test_rules_that_make_no_sense_are_left_out(bench, paper, many, change):
     assert numbers(bench.start(paper)) == sorted(number for number in known if not number % 2)
 
 
-def test_what_was_answered_and_opened_outlives_damage_too(bench, paper, model, command, many):
+def test_what_was_answered_and_opened_outlives_damage_too(bench, paper, command, many):
     known, file = many
     with closing(sqlite3.connect(file)) as store:
         store.execute("UPDATE rule SET verdict = '' WHERE key = 'k5'")
@@ -516,10 +516,3 @@ def test_a_full_disk_is_answered_500_and_forgotten(bench, paper, command):
     slpf._store._file.execute("PRAGMA query_only = OFF")
     assert slpf.execute(command("deny", "10.1.0.0/16")).status == 200
     assert elements(paper) == 2
-
-
-def test_a_failed_start_leaves_nothing_behind(bench, monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda *_args, **_kwargs: None)
-    with pytest.raises(StateError, match=r"^cannot run nft: .*install the package nftables"):
-        bench.start()
-    assert not list(Path(bench.path / "state").iterdir())

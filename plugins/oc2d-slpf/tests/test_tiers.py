@@ -313,3 +313,26 @@ def test_whatever_is_moved_to_make_room_packets_are_judged_as_by_the_list(
     machine = type("Editing", (Editing,), {"model": model})
     quick = settings(max_examples=30, stateful_step_count=30, deadline=None)
     run_state_machine_as_test(machine, settings=quick)
+
+
+def test_what_moves_to_make_room_takes_along_what_must_stay_behind_it(model):
+    one, two, both = (ip_network(text) for text in ("0.0.0.1", "0.0.0.2", "0.0.0.0/30"))
+    matches = {
+        30: (Verdict.DROP, Match(4, source=one, destination_port=9)),
+        20: (Verdict.ALLOW, Match(4, source=one)),
+        7: (Verdict.DROP, Match(4, source=two)),
+        10: (Verdict.ALLOW, Match(4, source=two)),
+        15: (Verdict.DROP, Match(4, source=both, protocol=6)),  # 20 is ahead of it, 10 behind
+    }
+    tiers, paper = Tiers(), model.Paper()
+    for number, (verdict, match) in matches.items():
+        new = Rule(number, verdict, *encode(match, Direction.BOTH))
+        paper.apply(_after(tiers, lambda change, r=new: tiers.add(r, change)))
+    rules = {n: (verdict, Direction.BOTH, match) for n, (verdict, match) in matches.items()}
+    for src in ("0.0.0.1", "0.0.0.2"):
+        for protocol in (6, 17):
+            packet = SimpleNamespace(
+                version=4, src=src, dst="10.0.0.1", protocol=protocol, sport=1, dport=9
+            )
+            expected = model.first_match(rules, "ingress", packet)
+            assert paper.judge("ingress", packet) is expected

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from oc2d.mqtt import events
+from oc2d.mqtt.dial import Dial
 from oc2d.mqtt.settings import Backoff
 from oc2d.mqtt.status import LinkObserver
 from tests.conftest import free_port
@@ -453,3 +454,19 @@ def test_stop_does_not_wait_for_the_next_attempt(peer, start):
     conn.close()
     stopper.join(5)
     assert not stopper.is_alive()
+
+
+@pytest.mark.req("MQTT-14")
+def test_a_thread_that_cannot_be_started_costs_one_attempt_only(peer, start, monkeypatch):
+    begin = Dial.start
+    refusals = [RuntimeError("can't start new thread")]
+
+    def reluctant(dial):
+        if refusals:
+            raise refusals.pop()
+        begin(dial)
+
+    monkeypatch.setattr(Dial, "start", reluctant)
+    session, _ = start(peer.port)
+    peer.welcome()
+    wait_until(lambda: session.status().healthy)

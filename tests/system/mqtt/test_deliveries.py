@@ -199,6 +199,23 @@ def test_reading_pauses_while_more_than_receive_maximum_are_undecided(peer, star
     wait_until(lambda: session.status().undecided == 0)
 
 
+def test_a_flood_at_qos_0_is_not_read_into_memory(peer, start):
+    session, engine = start(peer.port, decide=False, receive_maximum=10, keep_alive=1)
+    conn = peer.welcome()
+    for _ in range(5000):
+        conn.send(publish("oc2/cmd/all", b"x", qos=0))
+    conn.expect("PINGREQ")
+    assert 11 <= len(engine.got) < 5000
+    done = 0
+    while len(engine.got) < 5000:
+        news = engine.got[done:]
+        done += len(news)
+        engine.acknowledge(*(message.token for message in news))
+        time.sleep(0.001)
+    engine.acknowledge(*(message.token for message in engine.got[done:]))
+    wait_until(lambda: session.status().undecided == 0)
+
+
 def test_a_packet_in_small_pieces_is_put_together(peer, start):
     _, engine = start(peer.port)
     conn = peer.welcome()

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from oc2d.language.codec import Encoding
 from oc2d.mqtt import events
-from tests.peer import ack, response, short, string
+from tests.peer import ack, publish, response, short, string
 from tests.waiting import wait_until
 
 RECEIVE_MAXIMUM = 0x21
@@ -229,3 +229,18 @@ def test_more_than_the_socket_takes_goes_out_in_whole(peer, start):
         assert seen.body.endswith(b"z" * 100_000)
         conn.send(ack("PUBACK", number))
     wait_until(lambda: len(engine.sent_handles) == 100)
+
+
+@pytest.mark.req("MQTT-29", "MQTT-53")
+def test_what_the_broker_acknowledged_before_it_broke_the_protocol_counts(peer, start):
+    session, engine = start(peer.port, qos=2, decide=False)
+    conn = peer.welcome()
+    session.send([response(7, durable=False), response(8)])
+    assert [conn.expect("PUBLISH").qos for _ in range(2)] == [1, 2]
+    twice = publish("oc2/cmd/all", b"x", packet_id=1)
+    conn.send(ack("PUBACK", 7) + ack("PUBREC", 8) + twice + twice)
+    conn.at_end()
+    assert engine.sent_handles == [7]
+    assert engine.taken_handles == [8]
+    conn = peer.welcome(session_present=True, codes=b"")
+    assert conn.expect("PUBREL").packet_id == 8

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from oc2d.config import Limits
 from oc2d.engine.clock import Clock, read_boot_id
 from oc2d.engine.limits import Rate
 from oc2d.engine.schedule import Scheduler
@@ -47,6 +48,17 @@ def test_an_interim_answer_and_a_stuck_worker_come_by_themselves(build, door):
     assert bench.reply(1).status == 102
     assert bench.reply(2).status == 500
     gate.open.set()
+
+
+def test_a_timeout_of_a_million_years_stops_nothing(build, door):
+    bench = build(door, clock=Real(), timeout=3e13, limits=Limits(interim_after=3e13))
+    gate = door.behave = Gate()
+    bench.ask(deny("192.0.2.1"))
+    gate.wait()
+    gate.open.set()
+    assert bench.reply(1).status == 200
+    bench.ask(deny("192.0.2.2"))
+    assert bench.reply(2).status == 200
 
 
 def test_boot_and_wall_clock_are_read_in_milliseconds():

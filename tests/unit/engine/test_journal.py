@@ -49,6 +49,15 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path, octets):
     assert path.read_bytes() == octets
 
 
+def test_a_journal_that_is_damaged_inside_is_told_of(tmp_path):
+    path = tmp_path / "journal.db"
+    Journal(path).close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xee" * (len(whole) - 4096))
+    with pytest.raises(StateError, match=r"cannot use the journal .*malformed"):
+        Journal(path)
+
+
 def test_a_directory_that_is_missing_is_told_of(tmp_path):
     with pytest.raises(StateError, match="cannot use the journal"):
         Journal(tmp_path / "none" / "journal.db")

@@ -116,6 +116,7 @@ class Arrivals(RuleBasedStateMachine):
         self.arrived: list[Token] = []
         self.decided: set[Token] = set()
         self.old: list[Token] = []
+        self.unanswered = 0
 
     @rule(packet_id=st.integers(1, 6), qos=st.integers(0, 2))
     def arrive(self, packet_id: int, qos: int) -> None:
@@ -124,12 +125,15 @@ class Arrivals(RuleBasedStateMachine):
         assert (token is None) == (bool(qos) and known)
         if token is not None and qos:
             self.arrived.append(token)
+        self.unanswered += qos == 0
 
     @rule(data=st.data())
     def decide(self, data: st.DataObject) -> None:
         choice = [*self.arrived, *self.old, Token(0, 3, 1), Token(self.inbox.connection, 0, 0)]
         tokens = data.draw(st.lists(st.sampled_from(choice), max_size=4))
         self.decided |= set(tokens) & set(self.arrived)
+        now = tokens.count(Token(self.inbox.connection, 0, 0))
+        self.unanswered = max(0, self.unanswered - now)
         expected = []
         while self.arrived and self.arrived[0] in self.decided:
             expected.append(self.arrived.pop(0))
@@ -139,12 +143,12 @@ class Arrivals(RuleBasedStateMachine):
     @rule()
     def reconnect(self) -> None:
         self.old = (self.old + self.arrived)[-5:]
-        self.arrived, self.decided = [], set()
+        self.arrived, self.decided, self.unanswered = [], set(), 0
         self.inbox.begin()
 
     @invariant()
     def count(self) -> None:
-        assert len(self.inbox) == len(self.arrived)
+        assert len(self.inbox) == len(self.arrived) + self.unanswered
 
 
 TestArrivals = Arrivals.TestCase

@@ -167,6 +167,12 @@ timeout = 0
     }
 
 
+def test_more_than_the_journal_can_count_is_no_time_to_remember(wrong):
+    assert wrong("[limits]\nremember = 9223372036854775807\n")["limits.remember"] == (
+        "expected a whole number from 1 to 4294967295, found the number 9223372036854775807"
+    )
+
+
 @pytest.mark.req("MQTT-5")
 @pytest.mark.parametrize("value", [0, 301, -1, "true", '"300"', "300.0"])
 def test_keep_alive_is_1_to_300_seconds(wrong, value):

@@ -28,6 +28,7 @@ INSIDE = {
 PORTS = (0, 53, 443, 2048, 32768)
 NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132, "icmp": {4: 1, 6: 58}}
 ICMP = (1, 58)
+RST = 4
 MARK = b"oc2d"
 PATIENCE = 3.0  # seconds in which an expected packet comes, on a busy machine too
 
@@ -117,11 +118,16 @@ class Linear:
 
 
 def _answer(packet):
-    """Return the ICMP answer of the firewall, towards where the packet came from.
+    """Return what the firewall answers, towards where the packet came from.
 
-    Of IPv4 the kernel answers from the address of that link, of IPv6 from the one asked for.
+    A TCP segment gets one with RST, in the name of where it went; anything else an ICMP error: of
+    IPv4 the kernel sends it from the address of that link, of IPv6 from the one asked for.
     """
     version = packet["version"]
+    if packet["protocol"] == 6:
+        turned = {"src": packet["dst"], "dst": packet["src"]}
+        ports = {"sport": packet["dport"], "dport": packet["sport"]}
+        return {"version": version, "protocol": 6} | turned | ports
     near = _value(WALL[version][packet["from"] == "inside"])
     local = {_value(address) for address in WALL[version]}
     source = packet["dst"] if version == 6 and packet["dst"] in local else near
@@ -174,7 +180,8 @@ def build(packet):
     payload = MARK + struct.pack("!I", packet["id"])
     ports = struct.pack("!HH", packet["sport"] or 0, packet["dport"] or 0)
     if protocol == 6:
-        head, tail = ports + struct.pack("!IIBBH", 1, 0, 5 << 4, 2, 1024), b"\0\0"
+        # the sequence number comes back in a RST, which quotes nothing else
+        head, tail = ports + struct.pack("!IIBBH", packet["id"], 0, 5 << 4, 2, 1024), b"\0\0"
     elif protocol == 17:
         head, tail = ports + struct.pack("!H", 8 + len(payload)), b""
     elif protocol == 132:
@@ -199,20 +206,25 @@ def build(packet):
 
 def read(data):
     """Return (id, "arrives" or "refused") of an IP packet that is ours, else None."""
-    if len(data) < 28 or data[-8:-4] != MARK:
+    if len(data) < 28:
         return None
-    id_ = int.from_bytes(data[-4:], "big")
     version = data[0] >> 4
     if version == 4:
         protocol, body = data[9], data[(data[0] & 15) * 4 :]
     else:
         protocol, body = data[6], data[40:]
+    if protocol == 6 and len(body) >= 20 and body[13] & RST:
+        # it acknowledges the SYN and what came with it
+        return int.from_bytes(body[8:12], "big") - 1 - len(MARK) - 4, "refused"
+    if data[-8:-4] != MARK:
+        return None
+    id_ = int.from_bytes(data[-4:], "big")
     if protocol not in ICMP:
         return id_, "arrives"
     kind = tuple(body[:2])
     if kind in {(8, 0), (128, 0)}:
         return id_, "arrives"
-    return (id_, "refused") if kind == ((3, 1) if version == 4 else (1, 3)) else None
+    return (id_, "refused") if kind == ((3, 13) if version == 4 else (1, 1)) else None
 
 
 class Probes:

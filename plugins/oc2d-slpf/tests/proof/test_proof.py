@@ -167,7 +167,10 @@ def _check(program, probes, packets, expected):
         where = {"arrives": {packet["to"]}, "refused": {packet["from"]}}
         fate = expected[id_]
         wanted = {} if fate == "nothing" else {fate: where[fate]}
-        assert probes.seen.get(id_, {}) == wanted, f"{SEED=} {packet} {fate} {program.tell(packet)}"
+        seen = probes.seen.get(id_, {})
+        if (packet["to"], packet["protocol"], fate) == ("wall", 6, "arrives"):
+            seen.pop("refused", None)  # that was the host's TCP itself: nobody listens there
+        assert seen == wanted, f"{SEED=} {packet} {fate} {program.tell(packet)}"
 
 
 @pytest.mark.timeout(3600)
@@ -191,6 +194,7 @@ def test_packets_fare_as_in_the_rule_list_read_line_by_line(walled, probes, proo
             if len(sent) >= PACKETS:
                 break
         program.end()
+        wall.run(wall.actuator.stop)  # the next one owns the table
     # whatever came late must not have come at all
     _check(program, probes, sent, fates)
     counts = {name: sum(fate == name for fate in fates.values()) for name in FATES}

@@ -1,0 +1,116 @@
+"""Tables, chains, rules, sets and elements: the messages that make and remove them. Pure.
+
+Numbers in brackets are those of the attribute in `linux/netfilter/nf_tables.h`; where none is
+given they count from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from oc2d_slpf.netlink import CREATE, EXCLUSIVE, Message, attribute, nested, string, u32
+
+__all__ = [
+    "DELSETELEM",
+    "HOOKS",
+    "NEWSETELEM",
+    "PRIORITY",
+    "TABLE",
+    "base_chain",
+    "chain",
+    "delete_chain",
+    "delete_set",
+    "delete_table",
+    "elements",
+    "flush",
+    "hash_set",
+    "rule",
+    "table",
+]
+
+TABLE = "oc2d"
+PRIORITY = -310
+#: Base chains and their NF_INET_* hook.
+HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3}
+
+# NFT_MSG_*
+NEWTABLE, DELTABLE = 0, 2
+NEWCHAIN, DELCHAIN = 3, 5
+NEWRULE, DELRULE = 6, 8
+NEWSET, DELSET = 9, 11
+NEWSETELEM, DELSETELEM = 12, 14
+
+NLM_F_APPEND = 0x800
+NF_ACCEPT = 1
+_CHUNK = 60_000  # bytes of elements in one message: an nlattr ends at 65 535
+
+
+def table(flags: int) -> Message:
+    """Make the table, or adopt it: NFTA_TABLE_NAME, NFTA_TABLE_FLAGS."""
+    return Message(NEWTABLE, string(1, TABLE) + u32(2, flags), CREATE)
+
+
+def delete_table() -> Message:
+    """Remove the table with all that is in it; it must be there."""
+    return Message(DELTABLE, string(1, TABLE))
+
+
+def base_chain(name: str) -> Message:
+    """Make a base chain: NFTA_CHAIN_TABLE, _NAME (3), _HOOK (4), _POLICY (5), _TYPE (7)."""
+    hook = nested(4, u32(1, HOOKS[name]), u32(2, PRIORITY))
+    body = string(1, TABLE) + string(3, name) + hook + u32(5, NF_ACCEPT) + string(7, "filter")
+    return Message(NEWCHAIN, body, CREATE)
+
+
+def delete_chain(name: str) -> Message:
+    """Remove a chain with its rules; none may jump to it any more."""
+    return Message(DELCHAIN, string(1, TABLE) + string(3, name))
+
+
+def delete_set(name: str) -> Message:
+    """Remove a set with its elements; no rule may look into it any more."""
+    return Message(DELSET, string(1, TABLE) + string(2, name))
+
+
+def flush(chain: str | None = None) -> Message:
+    """Remove all rules of a chain, or of the table: NFTA_RULE_TABLE, NFTA_RULE_CHAIN."""
+    return Message(DELRULE, string(1, TABLE) + (string(2, chain) if chain else b""))
+
+
+def chain(name: str) -> Message:
+    """Make a chain to jump to; it may be there."""
+    return Message(NEWCHAIN, string(1, TABLE) + string(3, name), CREATE)
+
+
+def rule(chain: str, expressions: bytes) -> Message:
+    """Add a rule at the end: NFTA_RULE_TABLE, _CHAIN, _EXPRESSIONS (4)."""
+    body = string(1, TABLE) + string(2, chain) + nested(4, expressions)
+    return Message(NEWRULE, body, CREATE | NLM_F_APPEND)
+
+
+def hash_set(name: str, types: Sequence[int], size: int) -> Message:
+    """Make a set: NFTA_SET_TABLE, _NAME, _FLAGS, _KEY_TYPE, _KEY_LEN, _ID (10), the last unused."""
+    kind = 0
+    for number in types:
+        kind = kind << 6 | number
+    head = string(1, TABLE) + string(2, name)
+    return Message(NEWSET, head + u32(3, 0) + u32(4, kind) + u32(5, size) + u32(10, 1), CREATE)
+
+
+def elements(kind: int, name: str, keys: Sequence[bytes]) -> Iterator[Message]:
+    """Add or delete: NFTA_SET_ELEM_LIST_TABLE, _SET, _ELEMENTS (3).
+
+    Each element is NFTA_LIST_ELEM (NFTA_SET_ELEM_KEY (NFTA_DATA_VALUE)). All keys have one length,
+    so everything between two keys is the same bytes: Python joins 100 000 of them in 10 ms.
+    """
+    size = len(keys[0])
+    one = nested(1, nested(1, attribute(1, bytes(size))))
+    padding = bytes(-size & 3)
+    before = one[: len(one) - size - len(padding)]
+    head = string(1, TABLE) + string(2, name)
+    # one that is there already means that somebody else was here
+    flags = CREATE | EXCLUSIVE if kind == NEWSETELEM else 0
+    most = _CHUNK // len(one)
+    for start in range(0, len(keys), most):
+        joined = before + (padding + before).join(keys[start : start + most]) + padding
+        yield Message(kind, head + nested(3, joined), flags)

@@ -1,0 +1,180 @@
+"""The operations of the tiers, and permits, as nf_tables messages. Pure.
+
+Chains run at priority -310, ahead of connection tracking, so that a rule cuts established flows
+too, and sees addresses before translation. Two lists hold the numbered rules: `ingress` (called
+from prerouting) and `egress` (called from output and forward), each a jump per tier. What the
+daemon and the host need themselves is accepted ahead of both.
+
+Keys in a set are the fields one after the other, in network order, each padded to 4 bytes; a field
+that stands alone is not padded.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from ipaddress import ip_address
+
+from oc2d_slpf import objects
+from oc2d_slpf.backend import Permit, Step, Unpermit
+from oc2d_slpf.expressions import ACCEPT, DROP, Base, Meta, jump, load, lookup, meta
+from oc2d_slpf.management import DECEIVE
+from oc2d_slpf.netlink import Message
+from oc2d_slpf.packet import (
+    ADDRESS,
+    DESTINATION,
+    SOURCE,
+    TYPE_ADDRESS,
+    TYPE_INET_PROTOCOL,
+    TYPE_INET_SERVICE,
+    family,
+    masked_address,
+)
+from oc2d_slpf.rules import Direction, Key, Shape, Verdict
+from oc2d_slpf.tiers import (
+    AddKeys,
+    DropKeys,
+    DropSet,
+    DropTier,
+    Fill,
+    MakeSet,
+    MakeTier,
+    Order,
+    SetId,
+)
+
+__all__ = ["render"]
+
+_LISTS = {"in": (Direction.INGRESS, Direction.BOTH), "out": (Direction.EGRESS, Direction.BOTH)}
+_CHAINS = {"in": "ingress", "out": "egress"}
+_VERDICTS = {
+    Verdict.ALLOW: ACCEPT,
+    Verdict.DROP: DROP,
+    Verdict.REJECT: jump("refuse"),
+    Verdict.FALSE_ACK: DECEIVE,
+}
+
+
+def render(steps: Iterable[Step]) -> list[Message]:
+    """Write steps as messages, in order."""
+    return [message for step in steps for message in _messages(step)]
+
+
+def _messages(step: Step) -> Iterator[Message]:  # noqa: C901 - one case an operation
+    match step:
+        case AddKeys(id_, keys) if id_.shape.fields:
+            yield from objects.elements(objects.NEWSETELEM, _name(id_), _laid_out(id_.shape, keys))
+        case DropKeys(id_, keys) if id_.shape.fields:
+            yield from objects.elements(objects.DELSETELEM, _name(id_), _laid_out(id_.shape, keys))
+        case MakeTier(tier):
+            yield from (objects.chain(_tier(tier, side)) for side in _LISTS)
+        case DropTier(tier):
+            yield from (objects.delete_chain(_tier(tier, side)) for side in _LISTS)
+        case MakeSet(id_) if id_.shape.fields:
+            yield objects.hash_set(_name(id_), *_type(id_.shape))
+        case DropSet(id_) if id_.shape.fields:
+            yield objects.delete_set(_name(id_))
+        case Fill(tier, verdict, shapes):
+            yield from _fill(tier, verdict, shapes)
+        case Order(tiers):
+            for side, chain in _CHAINS.items():
+                yield objects.flush(chain)
+                yield from (objects.rule(chain, jump(_tier(tier, side))) for tier in tiers)
+        case Permit():
+            yield from objects.elements(
+                objects.NEWSETELEM, f"management{step.version}", [_permitted(step)]
+            )
+        case Unpermit(permit):
+            yield from objects.elements(
+                objects.DELSETELEM, f"management{permit.version}", [_permitted(permit)]
+            )
+
+
+def _tier(tier: int, side: str) -> str:
+    return f"t{tier}_{side}"
+
+
+def _name(id_: SetId) -> str:
+    return f"t{id_.tier}_{id_.shape.name}"
+
+
+def _permitted(permit: Permit) -> bytes:
+    return struct.pack(
+        ">%dsB3xH2x" % ADDRESS[permit.version],  # noqa: UP031 - shorter than the braces
+        ip_address(permit.address).packed,
+        permit.protocol,
+        permit.port,
+    )
+
+
+def _type(shape: Shape) -> tuple[list[int], int]:
+    """Return nft's types of the fields of a key, and its length in the kernel."""
+    prefixes = (shape.either, shape.source, shape.destination)
+    addresses = sum(prefix is not None for prefix in prefixes)
+    ports = shape.source_port + shape.destination_port
+    types = [TYPE_ADDRESS[shape.version]] * addresses
+    types += [TYPE_INET_PROTOCOL] * shape.protocol + [TYPE_INET_SERVICE] * ports
+    if len(types) == 1 and not addresses:
+        return types, shape.protocol + 2 * ports
+    return types, addresses * ADDRESS[shape.version] + 4 * (shape.protocol + ports)
+
+
+@lru_cache(maxsize=1024)
+def _layout(shape: Shape) -> tuple[struct.Struct, struct.Struct] | None:
+    """Return how to take a key of ours apart and put it together for the kernel, if it differs."""
+    types, size = _type(shape)
+    tail = "".join(
+        {TYPE_INET_PROTOCOL: "1s3x", TYPE_INET_SERVICE: "2s2x"}.get(t, "") for t in types
+    )
+    if len(types) == 1 or not tail:
+        return None
+    head = f">{size - struct.calcsize('>' + tail)}s"
+    return struct.Struct(head + tail.replace("3x", "").replace("2x", "")), struct.Struct(
+        head + tail
+    )
+
+
+def _laid_out(shape: Shape, keys: Sequence[Key]) -> Sequence[bytes]:
+    layout = _layout(shape)
+    if layout is None:
+        return keys
+    ours, theirs = layout
+    return [theirs.pack(*ours.unpack(key)) for key in keys]
+
+
+def _fill(tier: int, verdict: Verdict, shapes: Sequence[Shape]) -> Iterator[Message]:
+    for side, directions in _LISTS.items():
+        chain = _tier(tier, side)
+        yield objects.flush(chain)
+        for shape in shapes:
+            if shape.direction in directions:
+                for test in _tests(SetId(tier, shape)):
+                    yield objects.rule(chain, family(shape.version) + test + _VERDICTS[verdict])
+
+
+def _tests(id_: SetId) -> Iterator[bytes]:
+    """Look up what the shape asks for; a range that matches on either side is two lookups."""
+    shape = id_.shape
+    found = lookup(_name(id_)) if shape.fields else b""
+    if shape.either is not None:
+        for side in (SOURCE, DESTINATION):
+            yield masked_address(shape.version, side, shape.either) + found
+        return
+    loads = b""
+    at = 0
+    for side, prefix in ((SOURCE, shape.source), (DESTINATION, shape.destination)):
+        if prefix is not None:
+            loads += masked_address(shape.version, side, prefix, at)
+            at += ADDRESS[shape.version] // 4
+    if shape.protocol:
+        loads += meta(Meta.L4PROTO, at)
+        at += 1
+    elif shape.source_port or shape.destination_port:
+        # without it, the first bytes of any protocol would be read as ports
+        loads = meta(Meta.L4PROTO) + lookup("with_ports") + loads
+    for offset, asked in ((0, shape.source_port), (2, shape.destination_port)):
+        if asked:
+            loads += load(Base.TRANSPORT, offset, 2, at)
+            at += 1
+    yield loads + found

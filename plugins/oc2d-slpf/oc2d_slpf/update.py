@@ -1,0 +1,90 @@
+"""What an update file holds: a JSON list of allow and deny commands (docs/slpf-update.md). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from oc2d.actuator import TIMES, Command
+from oc2d.errors import BadRequest, Failed, NotSupported, Refusal
+from oc2d.language.codec import Encoding, InputLimits, Tree, decode
+from oc2d.language.command import Dialect, OpenC2Command, Specified, decode_extension, parse_command
+from oc2d.language.vocabulary import Action
+from oc2d_slpf.files import MAX_BYTES
+from oc2d_slpf.language import IN_USE, NOT_UPDATED, OPTION, Args
+
+__all__ = ["commands"]
+
+# its size bounds the rest; counting what nests would cost more than to try
+_LIMITS = InputLimits(payload=MAX_BYTES, depth=MAX_BYTES, items=MAX_BYTES)
+_DIALECT = Dialect(profile_field=False)
+_NSID = "slpf"
+
+
+def commands(
+    update: Command,
+    content: bytes,
+    check: Callable[[Command], None],
+    is_reserved: Callable[[int], bool],
+) -> list[Command]:
+    """Return the commands of the file, each with a key of its own.
+
+    They come in the order in which they are to take their numbers: chosen ones first, then from the
+    last entry to the first, because automatic numbers count down and the first entry is to be
+    evaluated first. Raises `Failed`, which names the entry that is wrong; `check` refuses what
+    cannot work.
+    """
+    chosen: dict[int, Command] = {}
+    automatic: list[Command] = []
+    for entry, tree in enumerate(_entries(content), 1):
+        try:
+            command = _command(tree, f"{update.key}/{entry}", update.producer)
+            check(command)
+            number = command.args.insert_rule
+            if number is msgspec.UNSET:
+                automatic.append(command)
+            elif number in chosen or is_reserved(number):
+                raise NotSupported(f"{IN_USE}: {number}")
+            else:
+                chosen[number] = command
+        except Refusal as refusal:
+            raise Failed(f"{NOT_UPDATED}: entry {entry}: {refusal.text}") from None
+    return [*chosen.values(), *reversed(automatic)]
+
+
+def _entries(content: bytes) -> list[Tree]:
+    try:
+        tree = decode(content, Encoding.JSON, _LIMITS)
+    except BadRequest as refusal:
+        raise Failed(f"{NOT_UPDATED}: {refusal.text}") from None
+    except RecursionError:
+        raise Failed(f"{NOT_UPDATED}: the file nests too deep") from None
+    if not isinstance(tree, list):
+        raise Failed(f"{NOT_UPDATED}: the file is not a list of commands")
+    return tree
+
+
+def _command(entry: Tree, key: str, producer: str | None) -> Command:
+    """Read one entry; what only concerns its reply is of no interest here."""
+    parsed = parse_command(entry, Encoding.JSON, _DIALECT, path="$")
+    if parsed.action not in {Action.ALLOW, Action.DENY}:
+        raise NotSupported("only allow and deny belong in the file", path="$.action")
+    if parsed.actuator not in (None, Specified(_NSID, {})):
+        raise NotSupported("the file is for this actuator and no other", path="$.actuator")
+    target = parsed.target
+    return Command(
+        key, producer, parsed.action, target.name, target.value, _args(parsed), notes=parsed.notes
+    )
+
+
+def _args(parsed: OpenC2Command) -> Any:  # noqa: ANN401 - an Args, which msgspec made
+    given = parsed.args
+    if given is None:
+        return Args()
+    foreign = {*given.unknown, *given.profiles} - {_NSID}
+    if refused := sorted(foreign | {name for name in TIMES if getattr(given, name) is not None}):
+        raise NotSupported(f"{OPTION}: {', '.join(refused)}", path="$.args")
+    own = given.profiles.get(_NSID, {})
+    return decode_extension(own, Args, Encoding.JSON, path=f"$.args.{_NSID}")
