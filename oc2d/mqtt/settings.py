@@ -170,7 +170,7 @@ def read_secret(
             raise _bad_secret(
                 path,
                 f"there is no systemd credential {name!r} (no CREDENTIALS_DIRECTORY); "
-                f"set LoadCredential={name}:FILE in the unit, or give an absolute path",
+                f"a file is named with a slash: ./{name}; in the unit, LoadCredential={name}:FILE",
             )
     try:
         text = file.read_bytes().decode()
