@@ -20,8 +20,9 @@ from oc2d.engine.cases import Cases
 from oc2d.engine.clock import Clock
 from oc2d.engine.engine import Engine
 from oc2d.engine.hooks import Hooks
-from oc2d.engine.intake import Gate, Load
+from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
+from oc2d.engine.limits import Load
 from oc2d.engine.ports import Transfer
 from oc2d.engine.schedule import Scheduler
 from oc2d.engine.selection import Hosted, id_names
@@ -105,6 +106,7 @@ class Consumer:
             load=Load(
                 queued=lambda: len(cases.open),
                 queued_by=lambda producer: cases.by_producer[producer],
+                held=lambda: cases.held,
                 stuck=lambda nsid: nsid in self.engine.stuck,
             ),
         )
