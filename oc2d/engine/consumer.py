@@ -17,7 +17,7 @@ from oc2d.engine import events, recovery
 from oc2d.engine.answers import Answers, Handles
 from oc2d.engine.case import Settings
 from oc2d.engine.cases import Cases
-from oc2d.engine.clock import Clock
+from oc2d.engine.clock import Clock, Forgetting
 from oc2d.engine.engine import Engine
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.intake import Gate
@@ -68,8 +68,9 @@ class Consumer:
         self._scheduler = Scheduler(clock)
         self._names = id_names(tuple(hosted.values()))
         self.answers = Answers(config.sender, reply_topics, clock.wall, handles, self._names)
+        settings = _settings(config)
         self._cases = Cases(
-            settings=_settings(config),
+            settings=settings,
             journal=self._journal,
             handles=handles,
             answers=self.answers,
@@ -84,6 +85,7 @@ class Consumer:
             cases=self._cases,
             handles=handles,
             clock=clock,
+            forgetting=Forgetting(clock, settings.remember),
         )
         self._workers = self._cases.workers
         for nsid, host in hosted.items():
