@@ -204,7 +204,8 @@ KEYS: tuple[Key, ...] = (
     Key(
         "limits.queue",
         Whole(1, _LONGEST_QUEUE),
-        "Commands accepted and not yet executed; beyond it the answer is 503.",
+        "Commands accepted and not yet executed, or 64 MiB of such messages if that is less; "
+        "beyond it the answer is 503.",
     ),
     Key(
         "limits.queue_per_producer",

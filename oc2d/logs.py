@@ -187,8 +187,16 @@ def _name_exception(_logger: object, _method: str, event: _Event) -> _Event:
     if given is True:
         error = sys.exc_info()[1]
     if isinstance(error, BaseException):
-        event.setdefault("error", f"{type(error).__name__}: {error}")
+        event.setdefault("error", f"{type(error).__name__}: {_words(error)}")
     return event
+
+
+def _words(error: BaseException) -> str:
+    """Say what an exception says, if it can: a plugin's may fail at that too."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - any plugin, any error
+        return "(says nothing)"
 
 
 def _printable(_logger: object, _method: str, event: _Event) -> _Event:

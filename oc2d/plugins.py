@@ -242,7 +242,7 @@ def _load_table(
                 for problem in error.problems
             )
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = f"the plugin {found.source} failed on this table: {_words(error)}"
         raise ConfigError((Problem(path, message),)) from error
     loaded: dict[str, LoadedActuator] = {}

@@ -67,6 +67,7 @@ class Cases:
         self.workers: dict[str, Worker] = {}
         self.open: dict[int, Case] = {}
         self.by_producer: Counter[str | None] = Counter()
+        self.held = 0
         self.counters: Counter[str] = Counter()
         self.outcomes: Counter[tuple[str, str, int]] = Counter()
         self.last: deque[dict[str, object]] = deque(maxlen=_LAST)
@@ -160,6 +161,7 @@ class Cases:
         request = case.job.request
         self.open[request] = case
         self.by_producer[case.to.producer] += 1
+        self.held += len(case.origin.payload)
         line = self._interim.get(case.response_type)
         if line is not None and not case.told:
             line[request] = self._clock.monotonic() + self._delay(case.response_type)
@@ -167,6 +169,7 @@ class Cases:
     def _leave(self, request: int) -> None:
         """Keep nothing of a request that is finished."""
         case = self.open.pop(request)
+        self.held -= len(case.origin.payload)
         self.by_producer[case.to.producer] -= 1
         if not self.by_producer[case.to.producer]:
             del self.by_producer[case.to.producer]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Clock", "read_boot_id"]
+__all__ = ["Clock", "Forgetting", "read_boot_id"]
 
 
 def _wall() -> int:
@@ -30,6 +30,32 @@ class Clock:
     wall: Callable[[], int] = _wall
     boot: Callable[[], int] = _boot
     monotonic: Callable[[], float] = time.monotonic
+
+
+class Forgetting:
+    """The time by which requests are forgotten: the wall clock, but it follows no leap at once.
+
+    A clock that is set forward, as at the first synchronisation of a host without one of its own,
+    must not let a redelivery take effect twice. After `remember` seconds it is believed.
+    """
+
+    def __init__(self, clock: Clock, remember: int) -> None:
+        self._clock = clock
+        self._patience = remember * 1000
+        self._offset = clock.wall() - clock.boot()
+        self._ahead_since: int | None = None
+
+    def now(self) -> int:
+        """Seconds since 1970, never later than the wall clock."""
+        boot = self._clock.boot()
+        offset = self._clock.wall() - boot
+        if offset > self._offset and self._ahead_since is None:
+            self._ahead_since = boot
+        if self._ahead_since is not None and boot - self._ahead_since >= self._patience:
+            self._offset = offset
+        if offset <= self._offset:
+            self._offset, self._ahead_since = offset, None
+        return (boot + self._offset) // 1000
 
 
 def read_boot_id() -> str:

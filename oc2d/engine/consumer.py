@@ -18,11 +18,12 @@ from oc2d.engine import events, recovery
 from oc2d.engine.answers import Answers, Handles
 from oc2d.engine.case import Settings
 from oc2d.engine.cases import Cases
-from oc2d.engine.clock import Clock
+from oc2d.engine.clock import Clock, Forgetting
 from oc2d.engine.engine import Engine
 from oc2d.engine.hooks import Hooks
-from oc2d.engine.intake import Gate, Load
+from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
+from oc2d.engine.limits import Load
 from oc2d.engine.ports import Transfer
 from oc2d.engine.schedule import Scheduler
 from oc2d.engine.selection import Hosted, id_names
@@ -68,8 +69,9 @@ class Consumer:
         self._scheduler = Scheduler(clock)
         self._names = id_names(tuple(hosted.values()))
         self.answers = Answers(config.sender, reply_topics, clock.wall, handles, self._names)
+        settings = _settings(config)
         self._cases = Cases(
-            settings=_settings(config),
+            settings=settings,
             journal=self._journal,
             handles=handles,
             answers=self.answers,
@@ -84,6 +86,7 @@ class Consumer:
             cases=self._cases,
             handles=handles,
             clock=clock,
+            forgetting=Forgetting(clock, settings.remember),
         )
         self._workers = self._cases.workers
         for nsid, host in hosted.items():
@@ -106,6 +109,7 @@ class Consumer:
             load=Load(
                 queued=lambda: len(cases.open),
                 queued_by=lambda producer: cases.by_producer[producer],
+                held=lambda: cases.held,
                 stuck=lambda nsid: nsid in self.engine.stuck,
             ),
         )

@@ -25,7 +25,7 @@ from oc2d.engine import events
 from oc2d.engine.answers import Handles
 from oc2d.engine.case import Batch
 from oc2d.engine.cases import Cases
-from oc2d.engine.clock import Clock
+from oc2d.engine.clock import Clock, Forgetting
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
 from oc2d.engine.ports import Inbound, Transfer
@@ -61,7 +61,7 @@ class _Report:
 class Engine:
     """Implements `ports.Intake` for the transfer and `worker.Reports` for the workers."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts it works with
         self,
         *,
         journal: Journal,
@@ -69,8 +69,10 @@ class Engine:
         cases: Cases,
         handles: Handles,
         clock: Clock,
+        forgetting: Forgetting,
     ) -> None:
         self._journal = journal
+        self._forgetting = forgetting
         self._gate = gate
         self._cases = cases
         self._handles = handles
@@ -316,7 +318,7 @@ class Engine:
         before = self._undecided.copy()
         batch.undo.append(lambda: self._back_to(before))
         # Small slices, but more than can arrive.
-        self._journal.expire(self._clock.wall() // 1000, _EXPIRE_AT_ONCE + 2 * len(before))
+        self._journal.expire(self._forgetting.now(), _EXPIRE_AT_ONCE + 2 * len(before))
         while self._undecided and not self._closed:
             if self._handles.scarce(len(self._cases.open)):
                 return

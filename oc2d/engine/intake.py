@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -19,7 +19,7 @@ from oc2d.engine.answers import ReplyTo, refused
 from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.journal import Journal, Known, Origin
-from oc2d.engine.limits import Rate
+from oc2d.engine.limits import Load, Rate
 from oc2d.engine.ports import Channel, Inbound
 from oc2d.engine.selection import Hosted, Mismatch, capabilities, compose, select
 from oc2d.engine.window import Window, window_of
@@ -40,11 +40,12 @@ from oc2d.language.message import (
 from oc2d.language.response import OpenC2Response
 from oc2d.language.vocabulary import ResponseType
 
-__all__ = ["Admit", "Answer", "Drop", "Gate", "Load", "Memory", "Repeat", "Verdict"]
+__all__ = ["Admit", "Answer", "Drop", "Gate", "Memory", "Repeat", "Verdict"]
 
 _log = structlog.get_logger("oc2d.engine")
 _CONTENT_TYPE = "application/openc2"
 _UNDECODABLE_PER_MINUTE = 60
+_MOST_HELD = 64 << 20  # bytes of open requests; what is made of them takes as much again, or twice
 _MOST_TOPICS = 1000  # that undecodable input is counted for; a wildcard brings any number
 _AS_ACCEPTED = InputLimits(payload=1 << 30)  # limits of today are not for what was taken before
 
@@ -106,15 +107,6 @@ class Admit:
 
 
 Verdict = Drop | Answer | Repeat | Admit
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How full the engine is, as the gate asks it: accepted and not yet executed."""
-
-    queued: Callable[[], int]
-    queued_by: Callable[[str | None], int]
-    stuck: Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +255,7 @@ class Gate:
         if known is not None:
             return Repeat(known, to, request, silent)
         try:
-            self._room(headers.sender)
+            self._room(headers.sender, len(message.payload))
         except Unavailable as refusal:
             return Answer(refused(refusal), to, request, silent=silent)
         if request is None:
@@ -302,9 +294,10 @@ class Gate:
             return self._journal.delivery(memory.packet_id, memory.digest)
         return None
 
-    def _room(self, producer: str | None) -> None:
+    def _room(self, producer: str | None, size: int) -> None:
         limits = self._limits
-        if self._load.queued() >= limits.queue:
+        full = self._load.queued() >= limits.queue
+        if full or self._load.held() + size > max(_MOST_HELD, limits.payload):
             raise Unavailable("the queue is full")
         share = limits.queue_per_producer
         if share is not None and self._load.queued_by(producer) >= share:

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
-__all__ = ["Rate"]
+__all__ = ["Load", "Rate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How full the engine is, as the gate asks it: accepted and not yet executed.
+
+    `held` is the bytes of those messages.
+    """
+
+    queued: Callable[[], int]
+    queued_by: Callable[[str | None], int]
+    held: Callable[[], int]
+    stuck: Callable[[str], bool]
 
 
 class Rate:

@@ -8,7 +8,7 @@ import structlog
 from oc2d.actuator import Response
 from oc2d.config import Limits
 from oc2d.engine.ports import Channel
-from tests.unit.engine.bench import again, deny, features
+from tests.unit.engine.bench import DAY, again, deny, features
 from tests.unit.engine.plugins import DoorResults, Gate
 
 
@@ -251,3 +251,20 @@ def test_the_log_has_one_line_for_each_request_with_its_command_id(bench):
         "duplicate": False,
     }
     assert [line["duplicate"] for line in lines] == [False, False, True]
+
+
+@pytest.mark.req("AMB-21")
+def test_a_clock_that_leaps_forward_forgets_nothing_at_once(build, door):
+    bench = build(door, limits=Limits(remember=100))
+    first = bench.message(deny(), request_id="first")
+    bench.deliver(first)
+    bench.reply(1)
+    bench.set_wall(5 * DAY)
+    bench.answered(deny(), request_id="other")
+    bench.deliver(again(first))
+    assert bench.reply(3).headers["request_id"] == "first"
+    assert len(door.executed) == 2
+    bench.advance(101)  # by now the clock is believed
+    bench.answered(deny(), request_id="third")
+    bench.settle()
+    assert bench.consumer._journal.remembered == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cbor2
 import pytest
@@ -454,6 +455,26 @@ def test_the_queue_is_full_at_its_limit_even_within_one_delivery(build, door):
     # never stored as the outcome: the same request may be tried again
     assert bench.answered(deny(), request_id="4").status == 200
     assert len(door.executed) == 4
+
+
+def test_large_messages_fill_the_queue_by_their_bytes(build, door, monkeypatch):
+    monkeypatch.setattr("oc2d.engine.intake._MOST_HELD", 3000)
+    bench = build(door, limits=Limits(payload=2000))
+    later = deny(start_time=bench.turned.wall + 5000)
+
+    def padded(request_id):
+        message = bench.message(later, request_id=request_id)
+        return replace(message, payload=message.payload.ljust(1400))
+
+    bench.deliver(*(padded(str(number)) for number in range(3)))
+    told = {bench.reply(n).headers["request_id"]: bench.reply(n).status for n in (1, 2, 3)}
+    assert told == {"0": 102, "1": 102, "2": 503}
+    bench.advance(5)
+    bench.settle()
+    bench.deliver(padded("2"))
+    assert bench.reply(6).status == 200
+    bench.settle()
+    assert bench.consumer._cases.held == 0
 
 
 def test_a_producer_has_its_share_of_the_queue(build, door):

@@ -106,6 +106,17 @@ def test_people_see_a_traceback_at_debug_only(log, mode):
     assert "Traceback" in log(mode, broken, "debug")
 
 
+@pytest.mark.parametrize("mode", ["console", "journal", "json"])
+def test_an_exception_that_cannot_say_what_it_is_stops_nothing(log, mode):
+    class SpeechlessError(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    text = log(mode, lambda log: log.error("it_broke", exc_info=SpeechlessError()))
+    assert "it_broke" in text
+    assert "SpeechlessError" in text
+
+
 def test_json_has_the_traceback_in_one_field(log):
     (line,) = log("json", broken).splitlines()
     assert json.loads(line)["exception"].startswith("Traceback")

@@ -217,6 +217,13 @@ def test_a_plugin_that_breaks_on_its_table_is_named(install, refused, method):
     assert "acme-door 1.2 (plugin) failed on this table: ZeroDivisionError" in message
 
 
+def test_a_plugin_that_exits_on_its_table_ends_nothing(install, refused):
+    body = "\n    @classmethod\n    def parse_config(cls, table):\n        raise SystemExit(3)\n"
+    install("acme-door", HEADER + DOOR + body)
+    ((_, message),) = refused("[actuators.x-door]")
+    assert "failed on this table: SystemExit: 3" in message
+
+
 def test_all_problems_of_all_tables_are_reported(install, refused):
     install("acme-door", HEADER + STRICT)
     paths = [
