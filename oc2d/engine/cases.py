@@ -136,7 +136,9 @@ class Cases:
             first_step(window, self._clock),
             replace(verdict.command, key=f"{journal.epoch}-{request}"),
             window,
-            early=verdict.response_type is ResponseType.ACK,
+            early=verdict.host.early(
+                verdict.command.action, verdict.command.target_name, verdict.response_type
+            ),
         )
         case = Case(
             job,

@@ -140,7 +140,6 @@ def _reopened(pending: Pending, gate: Gate, epoch: str, clock: Clock) -> Case:
         first_step(origin.window, clock),
         command,
         origin.window,
-        early=asked is ResponseType.ACK and not told,
         suspect=pending.attempts > 0,
     )
     request = Request(origin.request_id, origin.producer, origin.topic, pending.actuator, parsed)
@@ -169,5 +168,6 @@ def _addressed(case: Case, host: Hosted | None) -> Refusal | None:
             command = replace(command, reserved=reserved)
     except Refusal as refusal:
         return refusal
-    case.job = replace(job, command=command)
+    early = host.early(command.action, command.target_name, case.response_type)
+    case.job = replace(job, command=command, early=early and not case.told)
     return None

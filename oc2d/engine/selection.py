@@ -18,7 +18,7 @@ from oc2d.language.codec import Encoding
 from oc2d.language.command import OpenC2Command, decode_extension
 from oc2d.language.features import Capabilities, is_query_features
 from oc2d.language.ids import Names, message_names
-from oc2d.language.vocabulary import LANGUAGE_VERSIONS, Action
+from oc2d.language.vocabulary import LANGUAGE_VERSIONS, Action, ResponseType
 
 __all__ = ["Choice", "Hosted", "Mismatch", "capabilities", "compose", "id_names", "select"]
 
@@ -42,6 +42,11 @@ class Hosted:
     def nsid(self) -> str:
         """The profile's NSID."""
         return self.actuator.profile
+
+    def early(self, action: Action, target: str, asked: ResponseType) -> bool:
+        """Tell whether a 102 goes out before it is executed: asked for, or long work (SLPF-50)."""
+        pair = self.pairs.get((action, target))
+        return asked is ResponseType.ACK or (pair is not None and pair.interim)
 
     def worded(self, reason: Reason, action: Action, target: str) -> str:
         """Word one of the engine's own refusals as the profile wants it, if it can."""

@@ -130,7 +130,7 @@ def parse_command(
     command_id = _command_id(tree["command_id"], path) if "command_id" in tree else None
     # Last, because it alone may end in 501, and what is malformed is answered 400 first.
     target = _target(tree["target"], reading, f"{path}.target")
-    notes = tuple(f"target {target.name} {masked}" for masked in reading.masked)
+    notes = tuple(f"target {target.name} {masked}" for masked in sorted(reading.masked))
     return OpenC2Command(action, target, args, actuator, command_id, notes)
 
 

@@ -69,7 +69,6 @@ def test_an_update_is_advertised_and_answered_200(zulu, soc, write, asked):
     assert matches(zulu) == ["ipv4_net 192.0.2.0/24", "ipv4_net 198.51.100.0/24"]
 
 
-@pytest.mark.xfail(strict=True, reason="the engine does not look at Pair.interim yet")
 @pytest.mark.req("SLPF-50")
 @pytest.mark.parametrize("asked", [{}, {"response_requested": "status"}])
 def test_a_102_tells_that_the_update_runs(soc, write, asked):

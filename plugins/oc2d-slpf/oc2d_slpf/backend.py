@@ -79,6 +79,7 @@ def permits(endpoints: Iterable[Endpoint]) -> frozenset[Permit]:
         address = ip_address(endpoint.address.partition("%")[0])
         if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
-        protocol = socket.getprotobyname(endpoint.protocol)
+        # not by name: a minimal Debian has no /etc/protocols
+        protocol = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}[endpoint.protocol]
         found.add(Permit(str(address), protocol, endpoint.port))
     return frozenset(found)

@@ -21,7 +21,7 @@ from oc2d.actuator import Actuator, Command, Context, Endpoint, Pair, Reason, Re
 from oc2d.errors import Failed, NotSupported, Refusal, StateError
 from oc2d.language.ids import SLPF
 from oc2d.language.vocabulary import Action, StatusCode
-from oc2d_slpf import files, language, resolvers, settings, update
+from oc2d_slpf import answers, files, language, resolvers, settings, update
 from oc2d_slpf.backend import Backend, BackendError, Permit, permits
 from oc2d_slpf.dry_run import DryRun
 from oc2d_slpf.firewall import Firewall
@@ -185,7 +185,7 @@ class Slpf(Actuator):
                 entry = self._entry(command, self._number(command))
                 store.reserve(entry)
         except StoreError as error:
-            raise self._failed(command, error) from error
+            raise answers.failed(command, error) from error
         return Results(entry.rule.number)
 
     def execute(self, command: Command) -> Response:
@@ -200,12 +200,12 @@ class Slpf(Actuator):
 
         An update file is a batch of its own: nothing else waits for the file.
         """
-        answers: list[Response | Refusal] = []
+        found: list[Response | Refusal] = []
         for alone, group in groupby(commands, lambda command: command.action is Action.UPDATE):
             batch = list(group)
             for part in [[command] for command in batch] if alone else [batch]:
-                answers += self._batch(part)
-        return answers
+                found += self._batch(part)
+        return found
 
     @pair("allow", "ipv4_net", args=_ALLOW)
     @pair("allow", "ipv6_net", args=_ALLOW)
@@ -235,7 +235,7 @@ class Slpf(Actuator):
         store.add(entry)
         store.remember(command.key, outcome)
         self._firewall.tiers.add(entry.rule, self._change)
-        return _response(outcome)
+        return answers.response(outcome)
 
     @pair("delete", "slpf:rule_number", args=(), times=("start_time",))
     def delete(self, command: Command) -> Response:
@@ -247,7 +247,7 @@ class Slpf(Actuator):
         outcome = Outcome(StatusCode.OK)
         store.remember(command.key, outcome)
         self._remove(found)
-        return _response(outcome)
+        return answers.response(outcome)
 
     @pair("update", "file", args=(), times=("start_time",), interim=True)
     def update(self, command: Command) -> Response:
@@ -272,7 +272,7 @@ class Slpf(Actuator):
             rules.append(entry.rule)
         store.remember(command.key, outcome)
         self._firewall.expect(rules)
-        return _response(outcome)
+        return answers.response(outcome)
 
     def revert(self, command: Command) -> None:
         """Remove the rule that the command with this key made, or its reservation."""
@@ -282,18 +282,12 @@ class Slpf(Actuator):
                     self._remove(found)
         except (StoreError, BackendError) as error:
             self._take_back()
-            raise self._failed(command, error) from error
+            raise answers.failed(command, error) from error
 
     def refusal(self, reason: Reason, action: Action, target: str) -> str:
         """Word the engine's refusals as REQUIREMENTS 3.8 has them."""
         del target
-        if reason is Reason.OPTION:
-            return language.OPTION
-        if reason is Reason.WINDOW_OVER:
-            return f"{NOT_UPDATED}: time window is over"
-        if action in (Action.ALLOW, Action.DENY):
-            return language.TARGET_TYPE
-        return language.TARGET if action is Action.DELETE else language.COMMAND
+        return answers.refusal(reason, action)
 
     # -- batches
 
@@ -305,7 +299,7 @@ class Slpf(Actuator):
         except (StoreError, BackendError) as error:
             if self._take_back() and len(commands) > 1:
                 return [self._batch((command,))[0] for command in commands]
-            return [self._failed(command, error) for command in commands]
+            return [answers.failed(command, error) for command in commands]
         except BaseException:
             self._take_back()
             raise
@@ -325,7 +319,7 @@ class Slpf(Actuator):
         store = self._opened
         try:
             if outcome := store.outcome(command.key):
-                return _response(outcome)
+                return answers.response(outcome)
             return super().execute(command)
         except Refusal as refusal:
             if store.outcome(command.key) is None:
@@ -413,27 +407,8 @@ class Slpf(Actuator):
         else:
             _log.warning("slpf_repaired", detail="others had changed or removed the table")
 
-    @staticmethod
-    def _failed(command: Command, error: Exception) -> Failed:
-        """Answer without internals (LANG-44); the log has them."""
-        what = "the rule could not be stored"
-        if isinstance(error, BackendError):
-            what = "the packet filter refused the change"
-        _log.error("slpf_failed", key=command.key, error=str(error))
-        phrase = NOT_REMOVED if command.action is Action.DELETE else NOT_UPDATED
-        return Failed(f"{phrase}: {what}")
-
     @property
     def _opened(self) -> Store:
         if self._store is None:
             raise StateError("slpf is not started")
         return self._store
-
-
-def _response(outcome: Outcome) -> Response:
-    """Turn an outcome into what the engine wants; a remembered refusal is raised again."""
-    if outcome.status == StatusCode.OK:
-        results = None if outcome.number is None else Results(outcome.number)
-        return Response(StatusCode.OK, outcome.text, results)
-    refusal = next(kind for kind in Refusal.__subclasses__() if kind.status == outcome.status)
-    raise refusal(outcome.text or "")
