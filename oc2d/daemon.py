@@ -147,8 +147,9 @@ class Daemon:
             if interval is None:
                 got: signal.struct_siginfo | None = signal.sigwaitinfo(_SIGNALS)
             else:
-                got = signal.sigtimedwait(_SIGNALS, interval / 2)
-                self._feed_watchdog(interval / 2)
+                # A turn may wait for signals and then for a slow part: both fit into the interval.
+                got = signal.sigtimedwait(_SIGNALS, interval / 3)
+                self._feed_watchdog(interval / 3)
             if got is None:
                 continue
             if got.si_signo != signal.SIGHUP:

@@ -34,7 +34,8 @@ __all__ = ["Consumer"]
 
 _log = structlog.get_logger("oc2d.engine")
 
-_START_TIME = 300.0  # seconds for an actuator to start or to restore its rules
+# Seconds for an actuator to start, and again to restore its rules: within TimeoutStartSec.
+_START_TIME = 40.0
 _LINK_TIME = 5.0  # seconds for an actuator to open the way to the broker
 _STATUS_TIME = 1.0
 _WORKER_STOP = 6.0

@@ -157,21 +157,20 @@ def read_secret(
 ) -> str:
     """Read the secret in the file `name`, or in the systemd credential of that name (MQTT-68).
 
-    A name without a slash is a credential where systemd hands any to us, else a file. One
-    newline at the end is dropped. The error names the file and `path`, the place in the
+    A name without a slash is a credential, never a file that happens to lie where we were started.
+    One newline at the end is dropped. The error names the file and `path`, the place in the
     configuration, and never what was read. Raises ConfigError.
     """
     credentials = environ.get("CREDENTIALS_DIRECTORY")
     file = Path(name)
     if "/" not in name:
-        if credentials is not None:
-            file = Path(credentials, name)
-        elif not file.exists():
+        if credentials is None:
             raise _bad_secret(
                 path,
                 f"there is no systemd credential {name!r} (no CREDENTIALS_DIRECTORY); "
                 f"a file is named with a slash: ./{name}; in the unit, LoadCredential={name}:FILE",
             )
+        file = Path(credentials, name)
     try:
         text = file.read_bytes().decode()
     except OSError as error:
