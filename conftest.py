@@ -46,5 +46,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _skipped(config: pytest.Config) -> bool:
+    """Tell whether a tool was missing; the public vectors are no tool and not part of the tree."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    return bool(reporter and reporter.stats.get("skipped"))
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    return any("OC2D_VECTORS" not in str(report.longrepr) for report in skipped)
