@@ -132,9 +132,9 @@ def test_importing_every_module_starts_nothing():
 
 def test_no_file_holds_a_path_or_a_host_of_one_machine():
     home = r"/(?:root|home)/[.\w]"
-    workplace = r"(?<![\w.])/(?:wor[k]|opt/pyp[i])\b"
+    mounts = r"(?<![\w.])/(?:wor[k]|opt/pyp[i])\b"
     registry = r"https?://[\w.-]*(?:pyp[i]|artifactor[y]|nexu[s]|prox[y])[\w.-]*"
-    pattern = re.compile(f"{home}|{workplace}|{registry}")
+    pattern = re.compile(f"{home}|{mounts}|{registry}")
     found = []
     for path in committed():
         if b"\0" not in (data := path.read_bytes()):
