@@ -119,6 +119,6 @@ def _next(old: sqlite3.Connection, new: sqlite3.Connection) -> int:
         SELECT min(number) FROM (
             SELECT number FROM rule UNION ALL SELECT number FROM outcome
             UNION ALL SELECT number FROM spent)
-        WHERE number > ?1 / 2 AND number <= ?1"""
-    (lowest,) = new.execute(query, (FIRST_AUTOMATIC,)).fetchone()
+        WHERE number > ? / 2 AND number <= ?"""
+    (lowest,) = new.execute(query, (FIRST_AUTOMATIC, FIRST_AUTOMATIC)).fetchone()
     return int(lowest or FIRST_AUTOMATIC) - _LOST

@@ -162,10 +162,10 @@ class Store:
     def automatic(self) -> int:
         """Return the next automatic number: below all before it, and of no deleted rule."""
         taken = (
-            "SELECT 1 FROM rule WHERE number = ?1 UNION ALL SELECT 1 FROM spent WHERE number = ?1"
+            "SELECT 1 FROM rule WHERE number = ? UNION ALL SELECT 1 FROM spent WHERE number = ?"
         )
         number = self._next
-        while self._file.execute(taken, (number,)).fetchone():
+        while self._file.execute(taken, (number, number)).fetchone():
             number -= 1
         # a rollback does not undo this: a gap does no harm
         self._next = number - 1
