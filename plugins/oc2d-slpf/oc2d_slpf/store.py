@@ -161,9 +161,7 @@ class Store:
 
     def automatic(self) -> int:
         """Return the next automatic number: below all before it, and of no deleted rule."""
-        taken = (
-            "SELECT 1 FROM rule WHERE number = ? UNION ALL SELECT 1 FROM spent WHERE number = ?"
-        )
+        taken = "SELECT 1 FROM rule WHERE number = ? UNION ALL SELECT 1 FROM spent WHERE number = ?"
         number = self._next
         while self._file.execute(taken, (number, number)).fetchone():
             number -= 1
