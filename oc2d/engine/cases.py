@@ -21,10 +21,11 @@ from oc2d.engine.answers import Answers, Handles, ReplyTo, refused
 from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, worded
 from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
-from oc2d.engine.intake import Admit, Answer, Drop, Gate, Memory, Repeat
+from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.engine.schedule import Scheduler
+from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat
 from oc2d.engine.worker import Job, Outcome, OutcomeUnknown, Step, Worker
 from oc2d.errors import Failed, Refusal, Unavailable
 from oc2d.hookspecs import Request
@@ -202,6 +203,7 @@ class Cases:
             case.origin = msgspec.structs.replace(case.origin, reserved=kept)
             self._journal.reoriginate(job.request, case.origin)
         self._journal.arm(job.request, revert=False)
+        case.told = False  # a 102 before this one could not say what is reserved
         self._interim_answer(case, response, batch)
         case.job = replace(
             job, step=Step.EXECUTE, early=False, command=replace(job.command, reserved=results)

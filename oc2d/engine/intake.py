@@ -12,7 +12,6 @@ from hashlib import blake2b
 
 import structlog
 
-from oc2d.actuator import Command
 from oc2d.config import Compat, Limits, Policy
 from oc2d.engine import events
 from oc2d.engine.answers import ReplyTo, refused
@@ -22,8 +21,18 @@ from oc2d.engine.journal import Journal, Known, Origin
 from oc2d.engine.limits import Load, Rate
 from oc2d.engine.ports import Channel, Inbound
 from oc2d.engine.selection import Hosted, Mismatch, capabilities, compose, select
+from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat, Verdict
 from oc2d.engine.window import Window, window_of
-from oc2d.errors import BadRequest, Failed, Forbidden, NoMatch, Refusal, Unauthorized, Unavailable
+from oc2d.errors import (
+    BadRequest,
+    Failed,
+    Forbidden,
+    NoMatch,
+    NotSupported,
+    Refusal,
+    Unauthorized,
+    Unavailable,
+)
 from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, InputLimits, Tree, decode, recognise
 from oc2d.language.command import Dialect, OpenC2Command, fingerprint, parse_command
@@ -37,10 +46,9 @@ from oc2d.language.message import (
     open_envelope,
     salvage,
 )
-from oc2d.language.response import OpenC2Response
 from oc2d.language.vocabulary import ResponseType
 
-__all__ = ["Admit", "Answer", "Drop", "Gate", "Memory", "Repeat", "Verdict"]
+__all__ = ["Gate"]
 
 _log = structlog.get_logger("oc2d.engine")
 _CONTENT_TYPE = "application/openc2"
@@ -48,65 +56,6 @@ _UNDECODABLE_PER_MINUTE = 60
 _MOST_HELD = 64 << 20  # bytes of open requests; what is made of them takes as much again, or twice
 _MOST_TOPICS = 1000  # that undecodable input is counted for; a wildcard brings any number
 _AS_ACCEPTED = InputLimits(payload=1 << 30)  # limits of today are not for what was taken before
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """By what a duplicate will be known: a key, or the delivery when there is no request id."""
-
-    key: bytes | None
-    packet_id: int
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Nothing is done and nothing sent."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """It ends here, with this response; `memory` None: it is not remembered.
-
-    `durable` False is best effort: no journal, no promise (AMB-21).
-    """
-
-    response: OpenC2Response
-    to: ReplyTo
-    request: Request | None = None
-    memory: Memory | None = None
-    silent: bool = False
-    durable: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    """A duplicate: its stored response once more, or nothing while the original runs."""
-
-    known: Known
-    to: ReplyTo
-    request: Request | None
-    silent: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Admit:
-    """A command for an actuator."""
-
-    host: Hosted
-    command: Command
-    origin: Origin
-    to: ReplyTo
-    request: Request
-    response_type: ResponseType
-    memory: Memory
-    reused_id: bool
-    guessed: bool
-
-
-Verdict = Drop | Answer | Repeat | Admit
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +183,9 @@ class Gate:
 
     # -- steps 5 to 9: who asks, and for what?
 
-    def _request(self, message: Inbound, encoding: Encoding, envelope: Envelope) -> Verdict:
+    def _request(  # noqa: PLR0911 - one for each step
+        self, message: Inbound, encoding: Encoding, envelope: Envelope
+    ) -> Verdict:
         headers = envelope.headers
         if not self._named(headers.to):
             return Drop("for others")
@@ -258,9 +209,22 @@ class Gate:
             self._room(headers.sender, len(message.payload))
         except Unavailable as refusal:
             return Answer(refused(refusal), to, request, silent=silent)
-        if request is None:
-            return Answer(refused(wrong or BadRequest("no command")), to, None, memory, silent)
-        return self._command(_Asked(message, headers, request, to, memory, silent))
+        if request is not None:
+            return self._command(_Asked(message, headers, request, to, memory, silent))
+        told = self._unread(message, envelope, wrong or BadRequest("no command"))
+        if told is None:
+            return Drop("for another actuator")
+        return Answer(refused(told), to, None, memory, silent)
+
+    def _unread(self, message: Inbound, envelope: Envelope, wrong: Refusal) -> Refusal | None:
+        """Tell what is wrong with a command; None: it is not ours to tell (AMB-23).
+
+        One that the language does not support is still no reason to answer for another actuator.
+        """
+        if not (isinstance(wrong, NotSupported) and self._elsewhere(message, envelope.content)):
+            return wrong
+        directed = self._directed(message, envelope.headers.to)
+        return NoMatch("No matching actuator") if directed else None
 
     def _named(self, to: tuple[str, ...]) -> bool:
         return not to or not self._names.isdisjoint(to)
@@ -335,6 +299,12 @@ class Gate:
             answer = Failed("internal error")
         kept = None if isinstance(answer, Unavailable) else memory
         return Answer(refused(answer), to, request, kept, asked.silent)
+
+    def _elsewhere(self, message: Inbound, content: Tree) -> bool:
+        """Tell whether a command names a profile that is not here, though we cannot read it all."""
+        actuator = content.get("actuator") if isinstance(content, dict) else None
+        names = set(actuator) if isinstance(actuator, dict) else {message.profile} - {None}
+        return bool(names) and names.isdisjoint(self._hosted)
 
     def _directed(self, message: Inbound, to: tuple[str, ...]) -> bool:
         """Tell whether the sender means this very Consumer, who then owes an answer (AMB-23)."""

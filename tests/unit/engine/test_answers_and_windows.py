@@ -96,6 +96,24 @@ def test_status_of_what_is_quick_is_the_final_reply(bench):
     assert bench.statuses == [200]
 
 
+@pytest.mark.req("AMB-25")
+def test_what_was_reserved_is_told_though_a_102_went_out_before(build, door):
+    door.behave = gate = Gate()
+    bench = build(door)
+    bench.ask(deny(), request_id="r-slow")
+    gate.wait()
+    start = bench.turned.wall + FUTURE
+    bench.ask(deny(start_time=start, response_requested="status"), request_id="r-later")
+    assert bench.consumer.engine.settle(5)
+    bench.advance(1)
+    assert bench.reply(1).response["status_text"] == "in progress"
+    gate.open.set()
+    bench.settle()
+    told = [r.response for r in bench.replies if r.headers["request_id"] == "r-later"]
+    assert [response["status"] for response in told] == [102, 102]
+    assert told[1]["results"] == {"x-door": {"number": 7}}
+
+
 @pytest.mark.req("AMB-25", "LANG-21", "LANG-40")
 @pytest.mark.parametrize("kind", ["complete", "status", "ack", "none"])
 def test_a_deferred_command_is_reserved_told_and_carried_out_at_its_time(build, door, kind):

@@ -240,6 +240,17 @@ def test_a_command_on_the_topic_of_a_profile_that_is_not_here_is_for_others(benc
     assert door.executed == []
 
 
+@pytest.mark.req("AMB-23", "AMB-33")
+def test_an_unknown_protocol_for_another_actuator_is_no_reason_to_answer(bench, door):
+    gre = {"action": "deny", "target": {"ipv4_connection": {"protocol": "gre"}}}
+    other = {**gre, "actuator": {"x-other": {}}}
+    assert bench.silent_to(bench.message(other))
+    assert bench.silent_to(bench.message(gre, channel=Channel.PROFILE, profile="x-other"))
+    assert bench.answered(other, channel=Channel.DEVICE).status == 404
+    assert bench.answered(gre, request_id="r-2").status == 501
+    assert door.executed == []
+
+
 def test_mismatch_comes_before_pair_and_arguments(bench):
     command = {**deny(), "action": "scan", "actuator": {"x-other": {}}, "args": {"foo": 1}}
     assert bench.silent_to(bench.message(command))
