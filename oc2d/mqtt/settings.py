@@ -53,6 +53,7 @@ class TlsSettings:
     key_password: Secret = _no_secret
     crl_file: Path | None = None
     verify: bool = True
+    alpn: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +115,7 @@ def tls_settings(broker: Broker) -> TlsSettings | None:
         else lambda: read_secret(name, "broker.key_password_file"),
         crl_file=broker.crl_file,
         verify=broker.tls_verify,
+        alpn=broker.alpn,
     )
 
 
