@@ -95,7 +95,8 @@ def test_the_first_connection_and_every_later_one_begin_with_the_same_bytes(host
 @pytest.mark.req(
     "MQTT-23", "MQTT-28", "MQTT-29", "MQTT-30", "MQTT-31", "MQTT-32", "MQTT-33", "MQTT-34",
     "MQTT-35", "MQTT-36", "MQTT-38", "MQTT-39", "MQTT-42", "MQTT-43", "MQTT-45", "MQTT-54",
-    "LANG-1", "LANG-4", "LANG-7", "LANG-8", "AMB-49", "AMB-52",
+    "MQTT-53", "LANG-1", "LANG-4", "LANG-7", "LANG-8", "LANG-38", "LANG-40", "LANG-87", "SLPF-8",
+    "SLPF-35", "AMB-42", "AMB-49", "AMB-52",
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["json", "cbor", "cbor-concise"])
 @pytest.mark.parametrize("qos", [1, 2])

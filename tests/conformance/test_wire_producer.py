@@ -56,7 +56,7 @@ def oc2ctl(tmp_path, capsys):
     "MQTT-20", "MQTT-21", "MQTT-22", "MQTT-24", "MQTT-28", "MQTT-29", "MQTT-30", "MQTT-31",
     "MQTT-32", "MQTT-33", "MQTT-34", "MQTT-35", "MQTT-36", "MQTT-37", "MQTT-40", "MQTT-42",
     "MQTT-43", "MQTT-47", "MQTT-48", "MQTT-49", "MQTT-53", "LANG-1", "LANG-2", "LANG-3", "LANG-7",
-    "LANG-8", "LANG-11", "SLPF-5", "SLPF-27", "AMB-9", "AMB-26", "AMB-49",
+    "LANG-8", "LANG-11", "SLPF-5", "SLPF-8", "SLPF-27", "AMB-9", "AMB-26", "AMB-49",
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["json", "cbor", "cbor-concise"])
 @pytest.mark.parametrize("qos", [1, 2])
