@@ -124,7 +124,7 @@ def check_request(published, form, qos):
     }
 
 
-@pytest.mark.req("MQTT-10", "MQTT-67", "MQTT-68", "MQTT-57", "MQTT-61")
+@pytest.mark.req("MQTT-10", "MQTT-57", "MQTT-61", "MQTT-67", "MQTT-68", "SLPF-7")
 def test_a_certificate_and_a_password_of_the_file_are_shown_to_the_broker(
     host, record, oc2ctl, certificates, tmp_path
 ):
@@ -228,6 +228,17 @@ def test_a_request_larger_than_the_broker_takes_is_not_sent_and_told(oc2ctl):
         peer.close()
     assert results[0][0] == 1
     assert "too large" in results[0][2]
+
+
+@pytest.mark.req("MQTT-57", "MQTT-66", "SLPF-9", "LANG-46", "LANG-88")
+def test_a_run_without_tls_warns_each_time_and_shows_what_the_consumer_can(host, oc2ctl):
+    line = "query features versions profiles --device zulu"
+    for _ in range(2):
+        code, out, err = oc2ctl(line, host.broker.port)
+        assert code == 0
+        assert "1.0" in out
+        assert "slpf" in out
+        assert "no TLS, for tests only" in err
 
 
 @pytest.mark.req("MQTT-36", "MQTT-37", "LANG-2")

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from oc2d.mqtt import events
 from oc2d.mqtt.settings import TlsSettings
+from oc2d.producer.cli import main
 from tests.waiting import wait_until
 
 WEAK = "ALL:COMPLEMENTOFALL:@SECLEVEL=0"
@@ -246,3 +247,30 @@ def test_mosquitto_wants_our_certificate_and_says_what_it_thinks_of_it(
     assert "wants a client certificate: set broker.cert_file" in missing.last_error
     assert not missing.connected
     assert "see broker.cert_file" in connect(client(certificates, "stranger")).last_error
+
+
+@pytest.mark.req("MQTT-58", "MQTT-59", "MQTT-60", "MQTT-61", "MQTT-62", "MQTT-64")
+@pytest.mark.parametrize(
+    ("cert", "options", "said"),
+    [
+        ("server", ("-tls1_2",), "no answer in time"),  # s_server speaks no MQTT: TLS stood
+        ("server", ("-tls1_3",), "no answer in time"),
+        ("server", ("-tls1_1", "-cipher", WEAK), "has no TLS 1.2 or newer"),
+        ("server", ("-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256"), "no cipher suite"),
+        ("rsa", ("-tls1_2", "-cipher", "AES128-GCM-SHA256"), "no cipher suite in common"),
+        ("server", ("-tls1_2", "-cipher", "aNULL:@SECLEVEL=0"), "no cipher suite in common"),
+        ("elsewhere", (), "broker.host must be an address that is in it"),
+        ("expired", (), "renew it at the broker"),
+        ("stranger", (), "broker.ca_file must hold the authority that issued it"),
+    ],
+)
+def test_oc2ctl_holds_to_the_same_and_says_so(
+    s_server, certificates, capsys, monkeypatch, tmp_path, cert, options, said
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    port = s_server(*options, cert=cert)
+    link = ["--broker", f"127.0.0.1:{port}", "--ca-file", str(certificates.ca)]
+    assert main(["query", "features", "--all", "--timeout", "0.3", *link]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err

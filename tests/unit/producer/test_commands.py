@@ -93,7 +93,10 @@ def built(line: str | list[str], encoding: Encoding = Encoding.JSON) -> dict:
         ),
     ],
 )
-@pytest.mark.req("SLPF-60", "SLPF-28", "SLPF-27", "SLPF-26", "AMB-26", "LANG-58", "LANG-88")
+@pytest.mark.req(
+    "SLPF-1", "SLPF-26", "SLPF-27", "SLPF-28", "SLPF-60", "AMB-26", "LANG-46", "LANG-58", "LANG-82",
+    "LANG-84", "LANG-85", "LANG-86", "LANG-88",
+)  # fmt: skip
 def test_a_command_line_becomes_the_command_it_says(line, action, target, args) -> None:
     expected = {"action": action, "target": target, "args": {**args, **COMPLETE}}
     assert built(line) == expected
@@ -202,7 +205,7 @@ def test_what_must_not_be_sent_is_refused_with_a_reason(line, error, says) -> No
     assert re.search(says, str(caught.value)), caught.value
 
 
-@pytest.mark.req("LANG-59", "SLPF-43", "SLPF-46", "MQTT-22")
+@pytest.mark.req("LANG-12", "LANG-13", "LANG-59", "SLPF-43", "SLPF-46", "MQTT-22")
 @pytest.mark.parametrize(
     "line",
     [

@@ -147,7 +147,7 @@ def test_a_single_name_as_recipient_is_fine() -> None:
         json.dumps({"headers": HEADERS, "body": {"openc2": {"notification": {}}}}).encode(),
     ],
 )
-@pytest.mark.req("LANG-89")
+@pytest.mark.req("LANG-75", "LANG-76", "LANG-89")
 def test_what_is_no_response_is_ignored(payload) -> None:
     assert read_reply(delivery(payload)) is None
 
