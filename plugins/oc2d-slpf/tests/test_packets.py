@@ -91,6 +91,7 @@ OPEN = {"to": True, "from": True, "through": True, "back": True}
 SHUT = dict.fromkeys(OPEN, False)
 
 
+@pytest.mark.req("AMB-35")
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize(
     ("direction", "passing"),
