@@ -365,7 +365,7 @@ def ip(*args):
 def require_root():
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces")
-    for tool in ("ip", "nft"):
+    for tool in ("ip", "nft", "iptables", "ip6tables"):
         if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin:/sbin"):
             pytest.skip(f"needs {tool}")
 
@@ -418,12 +418,18 @@ def _wire(client, wall, server):
     return SimpleNamespace(client=client, wall=wall, server=server)
 
 
+@pytest.fixture(params=["nftables", "iptables"])
+def backend(request):
+    """The back ends that are to be no different to what a packet meets."""
+    return request.param
+
+
 @pytest.fixture
-def walled(world, bench):
+def walled(world, bench, backend):
     """Run an actuator inside the firewall's namespace: `walled(function, …)` on its thread."""
 
     def start(**table):
-        actuator = world.wall.run(bench.start, **table)
+        actuator = world.wall.run(bench.start, backend=backend, **table)
         return SimpleNamespace(
             actuator=actuator,
             do=lambda *args, **kwargs: world.wall.run(
