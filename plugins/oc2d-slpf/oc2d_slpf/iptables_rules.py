@@ -1,7 +1,8 @@
 """The tiers as chains of iptables, and the lines for iptables-restore that make them. Pure.
 
 A tier that denies is a chain of its own with a line a key. Their order does not matter, so a key is
-appended or deleted. A tier that allows stands line by line in the lists that consult it: what
+appended or deleted. To find what is to be deleted the program reads the chain, so a large tier is
+spread over several. A tier that allows stands line by line in the lists that consult it: what
 allows is a RETURN, and only from there does it lead back to the rules of others. (An ACCEPT would
 override what others drop, and of chains that lead on to each other the kernel follows 16 at most.)
 A list that changes is filled anew.
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from zlib import crc32
 
 from oc2d_slpf.backend import Permit, Step, Unpermit
 from oc2d_slpf.iptables_guard import Guarded, with_ports
@@ -38,7 +41,8 @@ _REFUSE = {
     ),
     6: (" -p 6 -j REJECT --reject-with tcp-reset", " -j REJECT --reject-with icmp6-adm-prohibited"),
 }
-_MANY = 100  # keys to delete from which on filling the chain anew is quicker
+_LARGE, _SPREAD = 256, 64  # keys from which on a tier is spread, and over how many chains
+_MANY = 10  # keys to delete, from which on filling the chain anew is quicker
 
 #: Keys by shape.
 Keys = Mapping[Shape, frozenset[Key]]
@@ -148,10 +152,11 @@ class Chains:
     def _blocks(self, held: Held) -> dict[str, tuple[Verdict, Keys]]:
         """Return by name the chains of tiers: verdict and keys."""
         return {
-            _chain(tier, side): (held.verdicts[tier], keys)
+            name: (held.verdicts[tier], part)
             for side in _SIDES
             for tier, keys in held.tiers(self._version, side).items()
             if held.verdicts[tier] is not Verdict.ALLOW
+            for name, part in _spread(f"t{tier}-{side}", keys).items()
         }
 
     def _guard(self, hook: str, held: Held) -> list[str]:
@@ -168,29 +173,30 @@ class Chains:
         return [f"-A {p}{hook}{rest}" for rest in (*(f"{t} -j RETURN" for t in passing), *onward)]
 
     def _list(self, name: str, held: Held) -> list[str]:
+        start = f"-A {self.prefix}{name}"
         found = []
-        for tier, inline in self._parts(name, held):
-            if inline is None:
-                found.append(f"-A {self.prefix}{name} -j {self.prefix}{_chain(tier, _side(name))}")
+        for part in self._parts(name, held):
+            if isinstance(part, list):
+                found += [f"{start} -j {self.prefix}{chain}" for chain in part]
             else:
-                found += self._lines("-A", name, inline, "-j RETURN")
-        if name == "answers":
-            found.append(f"-A {self.prefix}answers -g {self.prefix}egress")
-        return found
+                found += self._lines("-A", name, part, "-j RETURN")
+        return [*found, f"{start} -g {self.prefix}egress"] if name == "answers" else found
 
-    def _parts(self, name: str, held: Held) -> list[tuple[int, Keys | None]]:
-        """Return the tiers of a list, with their keys where they stand in the list itself.
+    def _parts(self, name: str, held: Held) -> list[list[str] | Keys]:
+        """Return what a list has of each tier: its chains, or keys that stand in the list itself.
 
         What comes behind the last tier that rejects is the same for answers as for any packet.
         """
-        tiers = held.tiers(self._version, _side(name))
+        side = "in" if name == "ingress" else "out"
+        tiers = held.tiers(self._version, side)
         passing = [Verdict.ALLOW]
         if name == "answers":
             passing.append(Verdict.REJECT)
             while tiers and held.verdicts[next(reversed(tiers))] is not Verdict.REJECT:
                 tiers.popitem()
         return [
-            (tier, keys if held.verdicts[tier] in passing else None) for tier, keys in tiers.items()
+            keys if held.verdicts[tier] in passing else [*_spread(f"t{tier}-{side}", keys)]
+            for tier, keys in tiers.items()
         ]
 
     def _lines(self, verb: str, name: str, keys: Keys, target: str) -> list[str]:
@@ -230,12 +236,24 @@ def tests(shape: Shape, key: Key) -> Iterator[str]:
         yield addresses + with_ports(protocol, source, destination)
 
 
-def _chain(tier: int, side: str) -> str:
-    return f"t{tier}-{side}"
+def _spread(name: str, keys: Keys) -> dict[str, Keys]:
+    """Return the chains of a tier: one, or many when it is large."""
+    if sum(map(len, keys.values())) <= _LARGE:
+        return {name: keys}
+    found: dict[str, Keys] = {}
+    for index in range(_SPREAD):
+        part = {shape: _parted(values)[index] for shape, values in keys.items()}
+        if part := {shape: values for shape, values in part.items() if values}:
+            found[f"{name}-{index}"] = part
+    return found
 
 
-def _side(name: str) -> str:
-    return "in" if name == "ingress" else "out"
+@lru_cache(maxsize=8)
+def _parted(keys: frozenset[Key]) -> tuple[frozenset[Key], ...]:
+    parts: list[list[Key]] = [[] for _ in range(_SPREAD)]
+    for key in keys:
+        parts[crc32(key) % _SPREAD].append(key)
+    return tuple(map(frozenset, parts))
 
 
 def _emptied(name: str) -> str:

@@ -192,17 +192,40 @@ def test_many_small_changes_arrive_where_one_replacement_does(namespace, filter_
     assert _normal(by_steps) == _normal(at_once)
 
 
-def test_many_keys_that_go_at_once_are_gone(namespace, filter_):
+def test_a_tier_that_grows_large_and_shrinks_has_each_of_its_rules_once(namespace, filter_):
     shape, _ = encode(Match(4, either=ip_network("10.0.0.1")), Direction.BOTH)
-    rules = [Rule(n, Verdict.DROP, shape, (0x0A000000 + n).to_bytes(4, "big")) for n in range(500)]
-    tiers = Tiers(rules)
+    rules = [Rule(n, Verdict.DROP, shape, (0x0A000000 + n).to_bytes(4, "big")) for n in range(400)]
+    tiers = Tiers(rules[:200])
     namespace.run(filter_.replace, tiers.operations())
-    change = Change()
-    for number in range(0, 500, 2):
-        tiers.remove(number, change)
-    namespace.run(filter_.apply, change.operations(tiers))
-    # each as source and as destination, in both lists
-    assert sum("-j DROP" in line for line in saved(namespace)) == 4 * len(tiers)
+
+    def expect(numbers):
+        # each as source and as destination, in both lists
+        wanted = [f"{side} 10.0.{n // 256}.{n % 256}/32" for n in numbers for side in ("-s", "-d")]
+        lines = [line.split() for line in saved(namespace) if "-j DROP" in line]
+        assert sorted(" ".join(words[3:5]) for words in lines) == sorted(2 * wanted)
+
+    def change(edit, rules):
+        made = Change()
+        for rule in rules:
+            edit(rule, made)
+        namespace.run(filter_.apply, made.operations(tiers))
+
+    def remove(rule, made):
+        tiers.remove(rule.number, made)
+
+    for edit, batch, left in (
+        (tiers.add, rules[200:300], range(300)),
+        (tiers.add, rules[300:], range(400)),
+        (remove, rules[:1], range(1, 400)),
+        (remove, rules[1:50], range(50, 400)),
+        (remove, rules[50:300], range(300, 400)),
+    ):
+        change(edit, batch)
+        expect(left)
+        jumps = sum("-in-" in line and "-j oc2d" in line for line in saved(namespace))
+        assert (jumps > 50) == (len(left) > 256)
+    namespace.run(filter_.remove)
+    assert saved(namespace, ours=True) == []
 
 
 @pytest.mark.req("SLPF-10", "SLPF-11", "AMB-45")
