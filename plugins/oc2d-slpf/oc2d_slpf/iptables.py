@@ -209,8 +209,8 @@ class Iptables:
             yield
         finally:
             self._watch.listen(on=True)
-        if self._netlink.generation() - self._calls != before:
-            self._changed()
+            if self._netlink.generation() - self._calls != before:
+                self._changed()
 
 
 def _calls(prefix: str) -> tuple[tuple[str, str], ...]:

@@ -25,6 +25,7 @@ from oc2d.language.values import IPv4Net, IPv6Net
 from oc2d.language.vocabulary import Action, L4Protocol
 from oc2d_slpf import Slpf, resolvers
 from oc2d_slpf.backend import BackendError, Permit, Unpermit
+from oc2d_slpf.iptables_tools import Family
 from oc2d_slpf.language import Args
 from oc2d_slpf.rules import PORT_PROTOCOLS, Direction, Verdict, encode
 from oc2d_slpf.specifiers import Specifiers
@@ -284,6 +285,18 @@ def resolv_conf(tmp_path, monkeypatch):
     path = tmp_path / "resolv.conf"
     monkeypatch.setattr(resolvers, "FILES", (path,))
     return path
+
+
+@pytest.fixture(autouse=True)
+def own_rules_only(monkeypatch):
+    """The rules of this machine are none of the tests' business: changes need a namespace."""
+    home, run = os.readlink("/proc/self/ns/net"), Family._run
+
+    def guarded(command, text=""):
+        assert not text or os.readlink("/proc/thread-self/ns/net") != home, "outside a namespace"
+        return run(command, text)
+
+    monkeypatch.setattr(Family, "_run", staticmethod(guarded))
 
 
 @pytest.fixture

@@ -298,7 +298,7 @@ def test_what_others_do_to_our_rules_is_undone(namespace, bench, command, attack
     namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
     before = saved(namespace, ours=True)
     _tool(namespace, *attack.split())
-    namespace.run(bench.calls.get, True, 2.0)()
+    namespace.run(bench.calls.get(timeout=2.0))
     with suppress(queue.Empty):  # the kernel may tell of one attack in two parts
         while True:
             namespace.run(bench.calls.get(timeout=0.2))
@@ -342,7 +342,36 @@ def test_others_who_change_rules_at_the_same_time_do_not_disturb(namespace, benc
     assert sum("-s 10.1." in line for line in saved(namespace, ours=True)) == 2 * done
 
 
+def test_what_others_do_in_the_midst_of_a_repair_is_undone(
+    namespace, bench, command, tools, tmp_path
+):
+    """Between reading and writing they take the jump away that the call is to exchange."""
+    once = f"rm {tmp_path}/once 2>&- && {_path('iptables')} -F INPUT"
+    tools("iptables-restore", f'[ "$*" = --noflush ] && {once}')
+    slpf = namespace.run(bench.start, Iptables(path=str(tools.place)), backend="iptables")
+    namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
+    (tmp_path / "once").touch()
+    with pytest.raises(BackendError, match="rules before are in force"):
+        namespace.run(slpf._firewall.repair)
+    assert " -j oc2d-" not in _tool(namespace, "iptables", "-S", "INPUT")
+    namespace.run(bench.calls.get(timeout=2.0))
+    assert " -j oc2d-" in _tool(namespace, "iptables", "-S", "INPUT", "1")
+
+
 # -- what fails
+
+
+def test_a_call_that_lacks_a_resource_is_made_again(namespace, tools, tmp_path):
+    tools(
+        "iptables-restore",
+        f'[ "$*" = --noflush ] && cd {tmp_path} && echo x >> n && [ $(wc -l < n) -lt 4 ] && exit 4',
+    )
+    filter_ = Iptables(path=str(tools.place))
+    namespace.run(filter_.check)
+    namespace.run(filter_.replace, ())
+    filter_.close()
+    assert (tmp_path / "n").read_text() == 4 * "x\n"
+    assert saved(namespace, ours=True)
 
 
 @pytest.mark.req("SLPF-34", "SLPF-38")
@@ -416,6 +445,11 @@ def test_the_legacy_variant_is_refused(namespace, tools, monkeypatch):
     with pytest.raises(ConfigError, match="legacy variant") as caught:
         Slpf.parse_config({"backend": "iptables"})
     assert [problem.path for problem in caught.value.problems] == ["backend"]
+
+
+def test_no_test_changes_the_rules_of_this_machine():
+    with pytest.raises(AssertionError, match="outside a namespace"):
+        families()[0].change([":oc2d-a-never - [0:0]"])
 
 
 def test_missing_programs_are_named(tools):
