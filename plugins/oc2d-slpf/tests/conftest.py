@@ -290,10 +290,12 @@ def resolv_conf(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def own_rules_only(monkeypatch):
     """The rules of this machine are none of the tests' business: changes need a namespace."""
-    home, run = os.readlink("/proc/self/ns/net"), Family._run
+    home, run = Path("/proc/self/ns/net").readlink(), Family._run
 
     def guarded(command, text=""):
-        assert not text or os.readlink("/proc/thread-self/ns/net") != home, "outside a namespace"
+        assert not text or Path("/proc/thread-self/ns/net").readlink() != home, (
+            "outside a namespace"
+        )
         return run(command, text)
 
     monkeypatch.setattr(Family, "_run", staticmethod(guarded))
