@@ -66,7 +66,9 @@ class Conversation:
     def configure(self, settings: LinkSettings) -> None:
         """Use these settings from now on."""
         self._settings = settings
-        self._classify = classifier(settings.namespace, settings.device_id)
+        self._classify = classifier(
+            settings.namespace, settings.device_id, dots_are_slashes=settings.protocol == "3.1.1"
+        )
 
     @property
     def paused(self) -> bool:

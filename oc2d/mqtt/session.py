@@ -170,7 +170,9 @@ class Session:
         try:
             self._turn()
         except LinkLost as error:
-            self._lose(str(error), error.code)
+            denied = "; it may not let us read one of our topics"  # RabbitMQ says so in no other way
+            hint = denied if self._expected == "SUBACK" and error.code is None else ""
+            self._lose(f"{error}{hint}", error.code)
         except Exception:  # noqa: BLE001  the thread must not die
             _log.exception(events.LOOP_ERROR, where="loop")
             self._lose("internal error", None)
