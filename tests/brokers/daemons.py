@@ -1,4 +1,4 @@
-"""Brokers of several makes, each with the very configuration that docs/operating.md gives for it."""
+"""Brokers of several makes, each with the very configuration that docs/operating.md gives."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Daemon:
     namespace = ""
     most_qos = 2
     keeps_sessions = True  # over its own restart
-    denies = "with an error"  # a subscription that the access rules forbid
+    denies = "silently"  # a subscription that the access rules forbid
     program = ""
 
     def __init__(self, directory: Path, certificates: Certificates) -> None:
@@ -129,7 +129,6 @@ class Daemon:
 class Mosquitto(Daemon):
     """Grants every subscription and withholds what the access rules forbid."""
 
-    denies = "silently"
     program = "mosquitto"
 
     def prepare(self) -> None:
@@ -151,9 +150,10 @@ class Mosquitto(Daemon):
 
 
 class Ejabberd(Daemon):
-    """Keeps sessions in memory only. Runs here as an Erlang node without a name, so without epmd."""
+    """Keeps sessions in memory only. Runs here as a node without a name, so without epmd."""
 
     keeps_sessions = False
+    denies = "Topic filter invalid"
     program = "ejabberdctl"
 
     def prepare(self) -> None:
