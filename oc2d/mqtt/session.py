@@ -170,7 +170,8 @@ class Session:
         try:
             self._turn()
         except LinkLost as error:
-            self._lose(f"{error}{self._hint(error)}", error.code)
+            hint = self._talk.suspicion if error.code is None else ""
+            self._lose(f"{error}{hint}", error.code)
         except Exception:  # noqa: BLE001  the thread must not die
             _log.exception(events.LOOP_ERROR, where="loop")
             self._lose("internal error", None)
@@ -294,14 +295,6 @@ class Session:
         else:
             self._selector.unregister(link.sock)
         self._events = wanted
-
-    def _hint(self, error: LinkLost) -> str:
-        """Guess what MQTT 3.1.1 cannot say: some brokers end the link at a forbidden topic."""
-        if self._settings.protocol == "5" or error.code is not None:
-            return ""
-        if self._expected == "SUBACK":
-            return "; it may not let us read one of our topics"
-        return "; it may not let us publish there" if self._talk.outbox.in_flight else ""
 
     # -- connections come and go
 

@@ -26,6 +26,7 @@ import pytest
 
 from tests.consumer import deny, query
 from tests.producer import properties
+from tests.waiting import wait_until
 
 DRY = {"backend": "dry-run"}
 ZULU, YANKEE = "oc2/cmd/device/zulu", "oc2/cmd/device/yankee"
@@ -172,6 +173,24 @@ def test_a_retained_command_is_dropped_or_carried_out(soc):
     soc.publish(b"", "oc2/cmd/all", retain=True)
     soc.wait(soc.send(query(), "oc2/cmd/all"), 2)
     assert senders(soc.of(asked)) == ["yankee"]
+
+
+@pytest.mark.req("AMB-14", "MQTT-46")
+def test_under_3_1_1_an_own_response_that_comes_back_is_no_request(host, soc):
+    link = {"protocol": "3.1.1", "extra_subscriptions": ["oc2/rsp/#"]}
+    echo = host.consumer("echo", actuators_slpf=DRY, broker=link).start()
+    asked = soc.ask(query(), "oc2/cmd/device/echo")
+    assert asked.status == 200
+    refused = soc.ask({"action": "block"}, "oc2/cmd/device/echo")
+    assert refused.status == 400
+    soc.fence("oc2/cmd/device/echo")
+    assert [len(soc.of(one.headers["request_id"])) for one in (asked, refused)] == [1, 1]
+
+    def counted():
+        link = echo.told()["link"]
+        return link["published"], link["received"]
+
+    wait_until(lambda: counted() == (3, 6), what="each came back, and ended there")
 
 
 @pytest.mark.req("AMB-19", "AMB-51")
