@@ -13,6 +13,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
+import structlog
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -61,7 +62,9 @@ def odd(broker) -> Iterator[Callable[..., OddConsumer]]:
 
 
 @pytest.fixture
-def oc2ctl(broker, capsys, tmp_path, monkeypatch) -> Callable[[str], tuple[int, str, str]]:
+def oc2ctl(
+    broker, capsys, tmp_path, monkeypatch
+) -> Iterator[Callable[[str], tuple[int, str, str]]]:
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def run(line: str) -> tuple[int, str, str]:
@@ -71,7 +74,8 @@ def oc2ctl(broker, capsys, tmp_path, monkeypatch) -> Callable[[str], tuple[int, 
         told = [line for line in err.splitlines() if "no TLS" not in line]
         return code, out, "\n".join(told)
 
-    return run
+    yield run
+    structlog.reset_defaults()
 
 
 def wrapped(request: dict[str, Any], response: Any, **headers: Any) -> bytes:
