@@ -35,6 +35,8 @@ class Nftables:
     `owner` False does without the owner flag even where the kernel has it.
     """
 
+    ranked = True
+
     def __init__(self, never_block: Sequence[Network] = (), *, owner: bool = True) -> None:
         self._never_block = never_block
         self._flags = _HELD if owner else 0
