@@ -27,11 +27,24 @@ class Arrangement:
         # no rule has a lower or a higher number; not brought back when rules go
         self._lowest, self._highest = float("inf"), float("-inf")
 
-    def kind(self, shape: Shape, verdict: Verdict) -> Kind:
-        """Return what tiers such rules are in."""
+    def ranked_kind(self, shape: Shape, verdict: Verdict) -> Kind | None:
+        """Return the kind of ranked tier that could hold such rules."""
         if self._ranked and shape.either is not None and verdict is not Verdict.FALSE_ACK:
             return shape.direction, shape.version
-        return verdict
+        return None
+
+    def kind(self, rule: Rule) -> Kind:
+        """Return of what kind a new tier for the rule should be.
+
+        Ranked only if there are such rules of another verdict: a plain tier is less work.
+        """
+        kind = self.ranked_kind(rule.shape, rule.verdict)
+        if kind is not None:
+            for tier in self.tiers:
+                for keys in tier.opposed(rule):
+                    if self.ranked_kind(keys.shape, keys.verdict) == kind:
+                        return kind
+        return rule.verdict
 
     def span(self, lowest: int, highest: int) -> None:
         """Note that there are rules with these numbers."""
@@ -85,31 +98,20 @@ class Arrangement:
 
     def ranked_place(self, rule: Rule, leaving: Tier | None = None) -> Tier | None:
         """Return a ranked tier that the rule can join: there it may meet any other."""
-        kind = self.kind(rule.shape, rule.verdict)
-        if isinstance(kind, Verdict):
-            return None
+        kind = self.ranked_kind(rule.shape, rule.verdict)
         for index, tier in enumerate(self.tiers):
-            if tier is not leaving and tier.takes(kind, (rule.shape,)):
+            if tier.kind == kind and tier is not leaving and tier.takes(kind, (rule.shape,)):
                 after, before = self.bounds(rule, besides=(tier, leaving) if leaving else (tier,))
                 if after < index < before:
                     return tier
         return None
 
-    def room(
-        self,
-        rules: Iterable[Rule],
-        after: int,
-        before: int,
-        change: Change,
-        *,
-        from_front: bool,
-    ) -> Tier:
-        """Return a tier for rules of one kind between the two: the first, the last, or a new one."""
-        rules = list(rules)
-        kind = self.kind(rules[0].shape, rules[0].verdict)
-        shapes = {rule.shape for rule in rules}
-        between = range(after + 1, before)
-        for index in between if from_front else reversed(between):
+    def between(
+        self, after: int, before: int, kind: Kind, shapes: Iterable[Shape], *, from_front: bool
+    ) -> Tier | None:
+        """Return the first or the last tier there that takes such rules."""
+        found = range(after + 1, before)
+        for index in found if from_front else reversed(found):
             if self.tiers[index].takes(kind, shapes):
                 return self.tiers[index]
-        return self.make(kind, after + 1 if from_front else before, change)
+        return None

@@ -8,7 +8,7 @@ from itertools import combinations
 from oc2d_slpf.arrangement import Arrangement
 from oc2d_slpf.operations import Change
 from oc2d_slpf.overlap import KeySet, Projections, order
-from oc2d_slpf.rules import Alike, Rule, Verdict
+from oc2d_slpf.rules import Alike, Rule
 from oc2d_slpf.tier import MOST_SHAPES, Kind, Tier
 
 __all__ = ["build"]
@@ -51,13 +51,16 @@ def build(arrangement: Arrangement, groups: Iterable[Alike]) -> list[Rule]:
 def _parts(arrangement: Arrangement, groups: Iterable[Alike]) -> Iterator[_Part]:
     ranked: dict[Kind, list[KeySet]] = {}
     for group in groups:
-        kind = arrangement.kind(group.shape, group.verdict)
+        kind = arrangement.ranked_kind(group.shape, group.verdict)
         keys = KeySet(*group)
-        if isinstance(kind, Verdict):
-            yield _Part(kind, [keys])
+        if kind is None:
+            yield _Part(group.verdict, [keys])
         else:
             ranked.setdefault(kind, []).append(keys)
     for kind, sets in ranked.items():
+        if len({keys.verdict for keys in sets}) == 1:
+            yield from (_Part(keys.verdict, [keys]) for keys in sets)
+            continue
         shapes = list(dict.fromkeys(keys.shape for keys in sets))
         for start in range(0, len(shapes), MOST_SHAPES):
             these = set(shapes[start : start + MOST_SHAPES])

@@ -52,9 +52,10 @@ from oc2d_slpf.rules import MAX_NUMBER, Shape, Verdict
 __all__ = ["base", "messages"]
 
 # registers: number and verdict of the source's rule, of the destination's rule
-_SOURCE, _DESTINATION = 0, 2
-_BITS, _STATE = 4, 7  # what is compared, and what came out so far
-_ADDRESS = 8
+_ADDRESS = 0
+_ZERO = 5
+_SOURCE, _DESTINATION = 6, 8
+_BITS, _STATE = 11, 15  # what is compared, and what came out so far
 _UNDECIDED, _LOWER = 0, 1  # the destination's number is the lower one; if it is not, the rule ends
 _STEP = 2  # bits compared at once
 _SHIFTS = range((MAX_NUMBER.bit_length() - 1) // _STEP * _STEP, -1, -_STEP)
@@ -71,10 +72,10 @@ def base() -> Iterator[Message]:
     yield objects.hash_map("verdicts", [TYPE_MARK], 4, None)
     keys, values = zip(*((_word(code), value) for code, value in _VERDICTS.values()), strict=True)
     yield from objects.pairs("verdicts", keys, values, verdicts=True)
-    yield objects.hash_map("agreed", [TYPE_MARK] * 4, 16, None)
+    yield objects.hash_map("agreed", [TYPE_MARK] * 3, 12, None)
     for code, value in _VERDICTS.values():
         for other, _ in _VERDICTS.values():
-            key = bytes(4) + _word(code) + bytes(4) + _word(other)
+            key = _word(code) + bytes(4) + _word(other)
             chosen = value if code == other else verdict(NFT_CONTINUE)
             yield from objects.pairs("agreed", [key], [chosen], verdicts=True)
     for shift in _SHIFTS:
@@ -198,10 +199,11 @@ def _compared(tier: int, source: Shape, destination: Shape) -> bytes:
 
 @cache
 def _comparing() -> bytes:
-    verdicts = mask((bytes(4) + b"\xff" * 4) * 2, _SOURCE, into=_BITS)
-    found = verdicts + choose("agreed", _BITS) + put(_word(_UNDECIDED), _STATE)
+    whole = b"\xff" * 4
+    found = mask(whole + bytes(4) + whole, _SOURCE + 1, into=_BITS) + choose("agreed", _BITS)
+    found += put(bytes(8), _ZERO - 1) + put(_word(_UNDECIDED), _STATE)
     for shift in _SHIFTS:
         bits = _word((1 << _STEP) - 1 << shift)
-        found += mask(bits + bytes(4) + bits, _SOURCE, into=_BITS)
-        found += get(f"compare{shift}", _BITS, _STATE)
+        found += mask(bytes(4) + bits + bytes(4) + bits, _ZERO, into=_BITS)
+        found += get(f"compare{shift}", _BITS + 1, _STATE)
     return found + choose("verdicts", _DESTINATION + 1)

@@ -9,7 +9,7 @@ from oc2d_slpf.arrangement import Arrangement
 from oc2d_slpf.operations import Change
 from oc2d_slpf.overlap import Exhausted, KeySet, Patience
 from oc2d_slpf.rules import Rule
-from oc2d_slpf.tier import Tier
+from oc2d_slpf.tier import MOST_SHAPES, Tier
 
 __all__ = ["disentangle", "dissolve", "tidy"]
 
@@ -24,12 +24,32 @@ _SPARE = 4  # at most so many pairs to join
 
 def disentangle(arrangement: Arrangement, rule: Rule, change: Change) -> None:
     """Put a rule in place that some of a tier must precede and some must follow."""
+    _rank(arrangement, rule, change)
+    tier = arrangement.ranked_place(rule)
+    if tier is not None:
+        tier.insert(rule, change)
+        return
     try:
         groups, back = _in_the_way(arrangement, rule)
     except Exhausted:
         _cut(arrangement, rule, change)
     else:
         _rearrange(arrangement, rule, groups, change, back=back)
+    tidy(arrangement, change)
+
+
+def _rank(arrangement: Arrangement, rule: Rule, change: Change) -> None:
+    """Make ranked what is in a rule's way and could then be in one tier with it."""
+    kind = arrangement.ranked_kind(rule.shape, rule.verdict)
+    if kind is None:
+        return
+    after, before = arrangement.bounds(rule)
+    for tier in [tier for tier in arrangement.tiers[before : after + 1] if not tier.ranked]:
+        sets = list(tier.key_sets())
+        could = [keys for keys in sets if arrangement.ranked_kind(keys.shape, keys.verdict) == kind]
+        if moving := could[:MOST_SHAPES]:
+            ranked = arrangement.make(kind, arrangement.tiers.index(tier) + 1, change)
+            _divide(tier, [keys for keys in sets if keys not in moving], ranked, moving, change)
     tidy(arrangement, change)
 
 
@@ -87,8 +107,14 @@ def _rearrange(
     for tier, group in groups:
         for one in group:
             tier.take(one, change)
-    waiting = [[rule], *(group for _, group in (groups if back else reversed(groups)))]
-    while waiting:
+    if not back:
+        groups.reverse()
+    waiting = [[rule], *(group for _, group in groups)]
+    kinds = [
+        (rule.verdict, arrangement.kind(rule)),
+        *((tier.kind, tier.kind) for tier, _ in groups),
+    ]
+    for kind, new in kinds:
         bounds = [
             [arrangement.bounds(one, Patience(_ENDLESS)) for one in group] for group in waiting
         ]
@@ -96,9 +122,12 @@ def _rearrange(
         after = max(bound[0] for bound in (bounds[0] if back else everything))
         before = min(bound[1] for bound in (everything if back else bounds[0]))
         group = waiting.pop(0)
-        tier = arrangement.room(group, after, before, change, from_front=back)
+        shapes = {one.shape for one in group}
+        place = arrangement.between(after, before, kind, shapes, from_front=back)
+        if place is None:
+            place = arrangement.make(new, after + 1 if back else before, change)
         for one in group:
-            tier.insert(one, change)
+            place.insert(one, change)
 
 
 def _cut(arrangement: Arrangement, rule: Rule, change: Change) -> None:
@@ -119,7 +148,7 @@ def _cut(arrangement: Arrangement, rule: Rule, change: Change) -> None:
             _divide(tier, low, part, high, change)
             lower.append(tier)
             upper.append(part)
-    own = arrangement.make(arrangement.kind(rule.shape, rule.verdict), 0, change)
+    own = arrangement.make(arrangement.kind(rule), 0, change)
     own.insert(rule, change)
     arrangement.tiers = [*ahead, *lower, own, *upper, *behind]
 

@@ -9,7 +9,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from oc2d_slpf import comparison, objects
+from oc2d_slpf import objects
 from oc2d_slpf.expressions import (
     ACCEPT,
     DROP,
@@ -84,7 +84,6 @@ def base(never_block: Iterable[Network]) -> Iterator[Message]:
     for name in ("ingress", "egress", "refuse", "decoy"):
         yield objects.chain(name)
     yield from (objects.rule("refuse", rule) for rule in _refusing())
-    yield from comparison.base()
     lists = {
         "prerouting": (*_arriving(never), jump("ingress")),
         "input": (_marked() + jump("decoy"),),

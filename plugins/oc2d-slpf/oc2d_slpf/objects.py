@@ -138,7 +138,7 @@ def pairs(
     size = len(keys[0])
     if verdicts:
         for key, value in zip(keys, values, strict=True):
-            one = nested(1, nested(1, nested(1, attribute(1, key)), value))
+            one = nested(1, nested(1, attribute(1, key)), value)
             yield Message(NEWSETELEM, string(1, TABLE) + string(2, name) + nested(3, one), CREATE)
         return
     value = nested(2, attribute(1, bytes(len(values[0]))))

@@ -36,6 +36,7 @@ from oc2d_slpf.operations import (
     add,
 )
 from oc2d_slpf.rules import Alike, Rule, alike
+from oc2d_slpf.tier import Tier
 
 __all__ = [
     "AddKeys",
@@ -82,20 +83,28 @@ class Tiers:
 
     def add(self, rule: Rule, change: Change) -> None:
         """Put a rule with a number that is free in its place."""
-        arrangement = self._arrangement
-        tier = arrangement.ranked_place(rule)
+        tier = self._place(rule, change)
+        self._arrangement.span(rule.number, rule.number)
         if tier is None:
-            after, before = arrangement.bounds(rule)
-            if after >= before:
-                arrangement.span(rule.number, rule.number)
-                disentangle(arrangement, rule, change)
-                return
-            # rules mostly come at one end of the list: keep away from it, so that they fit there
-            at_end = before == len(arrangement.tiers)
-            from_front = at_end and (after >= 0 or arrangement.is_last(rule))
-            tier = arrangement.room([rule], after, before, change, from_front=from_front)
-        arrangement.span(rule.number, rule.number)
-        tier.insert(rule, change)
+            disentangle(self._arrangement, rule, change)
+        else:
+            tier.insert(rule, change)
+
+    def _place(self, rule: Rule, change: Change) -> Tier | None:
+        arrangement = self._arrangement
+        ranked = arrangement.ranked_place(rule)
+        if ranked is not None:
+            return ranked
+        after, before = arrangement.bounds(rule)
+        if after >= before:
+            return None
+        # rules mostly come at one end of the list: keep away from it, so that they fit there
+        at_end = before == len(arrangement.tiers)
+        from_front = at_end and (after >= 0 or arrangement.is_last(rule))
+        shapes = (rule.shape,)
+        plain = arrangement.between(after, before, rule.verdict, shapes, from_front=from_front)
+        at = after + 1 if from_front else before
+        return arrangement.make(arrangement.kind(rule), at, change) if plain is None else plain
 
     def remove(self, rule: Rule, change: Change) -> None:
         """Take out a rule that is there."""

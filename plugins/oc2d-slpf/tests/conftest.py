@@ -171,7 +171,7 @@ class Paper:
     def remove(self):
         self._clear()
 
-    def _do(self, steps):  # noqa: C901 - one case an operation
+    def _do(self, steps):  # noqa: C901, PLR0912 - one case an operation
         for step in steps:
             match step:
                 case MakeTier(tier):

@@ -326,6 +326,7 @@ def test_whatever_is_moved_to_make_room_packets_are_judged_as_by_the_list(
         monkeypatch.setattr(module, name, limit)
     monkeypatch.setattr(oc2d_slpf.making_room, "_PATIENCE", 20 * limit)
     monkeypatch.setattr(oc2d_slpf.tier, "MOST_SHAPES", 1 + limit)
+    monkeypatch.setattr(oc2d_slpf.making_room, "MOST_SHAPES", 1 + limit)
     monkeypatch.setattr(oc2d_slpf.building, "MOST_SHAPES", 1 + limit)
     machine = type("Editing", (Editing,), {"model": model, "ranked": ranked})
     quick = settings(max_examples=30, stateful_step_count=30, deadline=None)
