@@ -8,11 +8,11 @@ none (a port without a protocol, against icmp), never the other way round.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, KeysView, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import neg
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from oc2d_slpf.rules import Direction, Key, Rule, Shape, Verdict
 
@@ -188,6 +188,12 @@ class KeySet:
         """Return the lowest number of the rules that have this key."""
         there = self._by_key.get(key)
         return min(there) if isinstance(there, list) else there
+
+    def lows(self) -> Iterable[tuple[Key, int]]:
+        """Return the keys, each with the lowest number of its rules."""
+        if len(self._by_key) == len(self._numbers):
+            return cast(ItemsView[Key, int], self._by_key.items())
+        return [(key, min(self._of(key))) for key in self._by_key]
 
     def rules(self) -> Iterator[Rule]:
         """Yield the rules, in no order."""

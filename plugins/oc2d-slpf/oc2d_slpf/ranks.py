@@ -25,10 +25,9 @@ def ranks(sets: Sets) -> Ranks:
     for shape, verdicts in sets.items():
         own = found[shape] = {}
         for verdict, keys in verdicts.items():
-            for key in keys.keys:
-                number = keys.lowest(key)
-                if number is not None and (key not in own or number < own[key][0]):
-                    own[key] = number, verdict
+            new = {key: (number, verdict) for key, number in keys.lows()}
+            shared = {key: min(new[key], own[key]) for key in own.keys() & new.keys()}
+            own |= new | shared
     if len(found) > 1:
         _descend(found, None)
     return found

@@ -22,7 +22,7 @@ import oc2d_slpf.making_room
 import oc2d_slpf.overlap
 import oc2d_slpf.tier
 from oc2d_slpf.rules import Direction, Match, Rule, Shape, Verdict, decode, describe, encode
-from oc2d_slpf.tiers import AddKeys, Change, DropKeys, Order, Tiers
+from oc2d_slpf.tiers import AddKeys, AddRanks, Change, DropKeys, Order, Tiers
 
 # few values, so that rules meet each other and packets meet rules
 ADDRESSES = {
@@ -354,3 +354,84 @@ def test_what_moves_to_make_room_takes_along_what_must_stay_behind_it(model):
             )
             expected = model.first_match(rules, "ingress", packet)
             assert paper.judge("ingress", packet) is expected
+
+
+def _nets(count, prefixes=(32,)):
+    """Disjoint nets, alternately allowed and denied."""
+    verdicts = (Verdict.ALLOW, Verdict.DROP)
+    for n in range(1, count + 1):
+        net = ip_network((n << 12, prefixes[n % len(prefixes)]))
+        match = Match(4, either=net)
+        yield Rule(10 * n, verdicts[n % 2], *encode(match, Direction.BOTH))
+
+
+@pytest.mark.parametrize("prefixes", [(32,), tuple(range(20, 33))])
+@pytest.mark.parametrize("order", ["newest ahead", "newest behind", "anywhere", "at once"])
+def test_alternating_verdicts_of_nets_on_either_side_need_at_most_four_tiers(order, prefixes):
+    rules = list(_nets(400, prefixes))
+    tiers = Tiers(rules if order == "at once" else (), ranked=True)
+    keys = {"newest ahead": lambda r: -r.number, "newest behind": lambda r: r.number}
+    scattered = sorted(rules, key=lambda r: r.number * 7919 % 10007)
+    for one in sorted(rules, key=keys[order]) if order in keys else scattered:
+        if order != "at once":
+            _after(tiers, lambda change, r=one: tiers.add(r, change))
+    assert len(tiers) == 400
+    assert len(tiers.order().tiers) <= 4
+
+
+def test_nets_of_one_verdict_need_no_ranks():
+    tiers = Tiers(_nets(1), ranked=True)
+    for one in list(_nets(40))[2::2]:
+        operations = _after(tiers, lambda change, r=one: tiers.add(r, change))
+        assert all(isinstance(step, AddKeys) for step in operations)
+
+
+def test_an_opposite_net_in_the_middle_of_many_ranks_them_once_and_then_is_one_element():
+    denies = [r._replace(verdict=Verdict.DROP) for r in _nets(1000)]
+    tiers = Tiers(denies, ranked=True)
+    allow = Rule(
+        5001, Verdict.ALLOW, *encode(Match(4, either=ip_network("0.9.0.1")), Direction.BOTH)
+    )
+    _after(tiers, lambda change: tiers.add(allow, change))
+    assert len(tiers.order().tiers) == 1
+    again = Rule(
+        7001, Verdict.ALLOW, *encode(Match(4, either=ip_network("0.9.0.2")), Direction.BOTH)
+    )
+    (added,) = _after(tiers, lambda change: tiers.add(again, change))
+    assert isinstance(added, AddRanks)
+    assert added.ranks == ((7001, Verdict.ALLOW),)
+
+
+def test_a_wider_net_takes_over_the_narrower_ones_that_it_is_ahead_of():
+    texts = {30: "10.0.0.1/32", 10: "10.0.0.2/32", 40: "10.9.0.1/32"}
+    rules = [
+        Rule(number, Verdict.DROP, *encode(Match(4, either=ip_network(text)), Direction.BOTH))
+        for number, text in texts.items()
+    ]
+    tiers = Tiers([*rules, *list(_nets(2))], ranked=True)
+    wide = Rule(
+        22, Verdict.ALLOW, *encode(Match(4, either=ip_network("10.0.0.0/24")), Direction.BOTH)
+    )
+    operations = _after(tiers, lambda change: tiers.add(wide, change))
+    ranks = [step for step in operations if isinstance(step, AddRanks)]
+    assert {step.id.shape.either: step.ranks for step in ranks} == {
+        24: ((22, Verdict.ALLOW),),
+        32: ((22, Verdict.ALLOW),),  # of 10.0.0.1 only
+    }
+    operations = _after(tiers, lambda change: tiers.remove(wide, change))
+    (back,) = (step for step in operations if isinstance(step, AddRanks))
+    assert back.ranks == ((30, Verdict.DROP),)
+
+
+def test_a_list_too_tangled_to_load_by_sets_is_loaded_right(model):
+    verdicts = (Verdict.ALLOW, Verdict.DROP)
+    rules = {
+        n: (verdicts[n % 2], Direction.BOTH, Match(4, source=ip_network(f"10.0.0.0/{8 + n % 7}")))
+        for n in range(1, 60)
+    } | {n: (verdicts[n % 2], Direction.BOTH, Match(4, destination_port=53)) for n in (61, 62)}
+    paper = model.Paper()
+    paper.replace(Tiers(_encoded(n, *rule) for n, rule in rules.items()).operations())
+    for src in ADDRESSES[4]:
+        packet = SimpleNamespace(version=4, src=src, dst=src, protocol=17, sport=1, dport=53)
+        expected = model.first_match(rules, "ingress", packet)
+        assert paper.judge("ingress", packet) is expected
