@@ -14,7 +14,7 @@ from oc2d_slpf.tier import MOST_SHAPES, Tier
 __all__ = ["disentangle", "dissolve", "tidy"]
 
 # Limits that keep a change short; each trades the number of tiers against what is moved.
-_PATIENCE = 10_000  # candidates that the search for what to move may look at
+_PATIENCE = 4000  # candidates that the search for what to move may look at
 _ENDLESS = sys.maxsize
 _MOVES = 500  # rules that are moved one by one; above it, tiers are cut in two
 _FEW = 8  # rules of a tier that is tried to be done without
@@ -137,20 +137,31 @@ def _cut(arrangement: Arrangement, rule: Rule, change: Change) -> None:
     ahead, window, behind = tiers[:before], tiers[before : after + 1], tiers[after + 1 :]
     lower, upper = [], []
     for tier in window:
-        parts = [keys.split(rule.number) for keys in tier.key_sets()]
-        low, high = ([part[side] for part in parts if part[side]] for side in (0, 1))
         part = arrangement.make(tier.kind, 0, change)
-        if sum(map(len, low)) <= sum(map(len, high)):
-            _divide(tier, high, part, low, change)
-            lower.append(part)
-            upper.append(tier)
-        else:
-            _divide(tier, low, part, high, change)
-            lower.append(tier)
-            upper.append(part)
+        low = sum(keys.count_below(rule.number) for keys in tier.key_sets())
+        smaller_first = 2 * low <= len(tier)
+        _split(tier, rule.number, part, change, lower=smaller_first)
+        lower.append(part if smaller_first else tier)
+        upper.append(tier if smaller_first else part)
     own = arrangement.make(arrangement.kind(rule), 0, change)
     own.insert(rule, change)
     arrangement.tiers = [*ahead, *lower, own, *upper, *behind]
+
+
+def _split(tier: Tier, number: int, part: Tier, change: Change, *, lower: bool) -> None:
+    """Move the rules with lower numbers, or those with higher ones, to a new tier."""
+    sets = list(tier.key_sets())
+    below = sum(keys.count_below(number) for keys in sets)
+    if (below if lower else len(tier) - below) <= _LARGE:
+        for rule in [
+            one for keys in sets for one in keys.rules() if (one.number < number) is lower
+        ]:
+            tier.take(rule, change)
+            part.insert(rule, change)
+        return
+    parts = [keys.split(number) for keys in sets]
+    low, high = ([pair[side] for pair in parts if pair[side]] for side in (0, 1))
+    _divide(tier, high if lower else low, part, low if lower else high, change)
 
 
 def _divide(

@@ -200,6 +200,10 @@ class KeySet:
         for number, key in self._pairs():
             yield Rule(number, self.verdict, self.shape, key)
 
+    def count_below(self, number: int) -> int:
+        """Tell how many rules have lower numbers."""
+        return len(self._numbers) - bisect_left(self._numbers, -number, key=neg)
+
     def split(self, number: int) -> tuple[KeySet, KeySet]:
         """Return the rules with lower and with higher numbers."""
         pairs = sorted(self._pairs(), reverse=True)
@@ -293,6 +297,11 @@ class KeySet:
         keys = self._in_order()
         at = bisect_left(keys, first)
         return keys[at : bisect_right(keys, last, lo=at)]
+
+    def count(self, first: Key, last: Key) -> int:
+        """Tell how many keys `between` would return."""
+        keys = self._in_order()
+        return bisect_right(keys, last) - bisect_left(keys, first)
 
     def _in_order(self) -> list[Key]:
         if self._sorted is None:

@@ -13,7 +13,9 @@ from oc2d_slpf.operations import Rank
 from oc2d_slpf.overlap import KeySet
 from oc2d_slpf.rules import Key, Shape, Verdict
 
-__all__ = ["Ranks", "Sets", "ranks", "ranks_within"]
+__all__ = ["Ranks", "Sets", "is_wide", "ranks", "ranks_within"]
+
+_MANY = 1000
 
 Sets = Mapping[Shape, Mapping[Verdict, KeySet]]
 Ranks = dict[Shape, dict[Key, Rank]]
@@ -31,6 +33,13 @@ def ranks(sets: Sets) -> Ranks:
     if len(found) > 1:
         _descend(found, None)
     return found
+
+
+def is_wide(sets: Sets, shape: Shape, key: Key) -> bool:
+    """Tell whether so many keys lie in this network that it should not decide about their ranks."""
+    last = _last(key, _prefix(shape))
+    narrower = (parts for other, parts in sets.items() if _prefix(other) > _prefix(shape))
+    return sum(keys.count(key, last) for parts in narrower for keys in parts.values()) > _MANY
 
 
 def ranks_within(sets: Sets, shape: Shape, key: Key) -> Ranks:

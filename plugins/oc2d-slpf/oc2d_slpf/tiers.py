@@ -35,6 +35,7 @@ from oc2d_slpf.operations import (
     SetId,
     add,
 )
+from oc2d_slpf.ranks import is_wide
 from oc2d_slpf.rules import Alike, Rule, alike
 from oc2d_slpf.tier import Tier
 
@@ -93,11 +94,11 @@ class Tiers:
     def _place(self, rule: Rule, change: Change) -> Tier | None:
         arrangement = self._arrangement
         ranked = arrangement.ranked_place(rule)
-        if ranked is not None:
+        if ranked is not None and not is_wide(ranked.sets, rule.shape, rule.key):
             return ranked
         after, before = arrangement.bounds(rule)
         if after >= before:
-            return None
+            return ranked
         # rules mostly come at one end of the list: keep away from it, so that they fit there
         at_end = before == len(arrangement.tiers)
         from_front = at_end and (after >= 0 or arrangement.is_last(rule))

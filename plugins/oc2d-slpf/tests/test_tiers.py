@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 import oc2d_slpf.building
 import oc2d_slpf.making_room
 import oc2d_slpf.overlap
+import oc2d_slpf.ranks
 import oc2d_slpf.tier
 from oc2d_slpf.rules import Direction, Match, Rule, Shape, Verdict, decode, describe, encode
 from oc2d_slpf.tiers import AddKeys, AddRanks, Change, DropKeys, Order, Tiers
@@ -322,6 +323,7 @@ def test_whatever_is_moved_to_make_room_packets_are_judged_as_by_the_list(
         (oc2d_slpf.making_room, "_SPARE"),
         (oc2d_slpf.making_room, "_FEW"),
         (oc2d_slpf.overlap, "_GUESS"),
+        (oc2d_slpf.ranks, "_MANY"),
     ):
         monkeypatch.setattr(module, name, limit)
     monkeypatch.setattr(oc2d_slpf.making_room, "_PATIENCE", 20 * limit)
