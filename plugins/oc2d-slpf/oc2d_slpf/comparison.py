@@ -3,7 +3,7 @@
 Each ranked set is a map from address to rule number and verdict. A tier looks up the source in its
 maps, then the destination; where only one of them is found, its verdict is taken. Where both are,
 their numbers are compared. nf_tables cannot compare registers, but it can look two of them up
-together: a rule loads both numbers into neighbouring registers, masks the same two bits of both,
+together: a rule loads both numbers into neighbouring registers, masks the same four bits of both,
 and a small map says which is lower, from the highest bits down.
 
 A rule must load all that it uses. So there is a chain for each pair of maps, with one rule that
@@ -57,7 +57,7 @@ _ZERO = 5
 _SOURCE, _DESTINATION = 6, 8
 _BITS, _STATE = 11, 15  # what is compared, and what came out so far
 _UNDECIDED, _LOWER = 0, 1  # the destination's number is the lower one; if it is not, the rule ends
-_STEP = 2  # bits compared at once
+_STEP = 4  # bits compared at once
 _SHIFTS = range((MAX_NUMBER.bit_length() - 1) // _STEP * _STEP, -1, -_STEP)
 _VERDICTS = {
     Verdict.ALLOW: (0, verdict(NF_ACCEPT)),
