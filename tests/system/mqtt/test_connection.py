@@ -274,6 +274,7 @@ def test_listeners_hear_of_the_link_in_order_and_the_dial_waits_for_them(peer, s
     session, _ = start(
         peer.port,
         observer=LinkObserver(
+            link_resolving=lambda: heard.append("resolving"),
             link_changing=changing,
             link_changed=lambda addresses: heard.append(f"changed {addresses[0]}"),
             connected=lambda present: heard.append(f"connected {present}"),
@@ -290,7 +291,8 @@ def test_listeners_hear_of_the_link_in_order_and_the_dial_waits_for_them(peer, s
     conn.close()
     wait_until(lambda: "disconnected" in heard)
     address = f"127.0.0.1:{peer.port}"
-    assert heard[:5] == [
+    assert heard[:6] == [
+        "resolving",
         f"changing {address}",
         f"changed {address}",
         "connected True",
@@ -441,6 +443,26 @@ def test_mqtt_3_1_1_is_opt_in_and_announced(peer, start):
     conn.send(packet(0x62, b"\x00\x63"))
     assert conn.expect("PUBCOMP").body == b"\x00\x63"
     assert any(log["event"] == events.NOT_CONFORMANT for log in logs)
+
+
+@pytest.mark.req("AMB-14", "MQTT-26")
+def test_a_3_1_1_broker_that_ends_the_link_at_a_forbidden_topic_is_guessed_at(peer, start):
+    session, _ = start(peer.port, protocol="3.1.1")
+    refusing = peer.accept()
+    refusing.expect("CONNECT")
+    refusing.send(packet(0x20, b"\x00\x00"))
+    refusing.expect("SUBSCRIBE")
+    refusing.close()
+    wait_until(lambda: "let us read one of our topics" in (session.status().last_error or ""))
+    refusing = peer.accept()
+    refusing.expect("CONNECT")
+    refusing.send(packet(0x20, b"\x00\x00"))
+    seen = refusing.expect("SUBSCRIBE")
+    refusing.send(packet(0x90, short(seen.packet_id) + b"\x01"))
+    session.send([response(3)])
+    refusing.expect("PUBLISH")
+    refusing.close()
+    wait_until(lambda: "let us publish there" in (session.status().last_error or ""))
 
 
 def test_stop_does_not_wait_for_the_next_attempt(peer, start):

@@ -47,6 +47,24 @@ def test_topics_are_told_apart_exactly(topic, expected):
     assert under(topic) == (Channel.OTHER, None)
 
 
+@pytest.mark.req("AMB-14")
+@pytest.mark.parametrize(
+    ("topic", "expected"),
+    [
+        ("v.1/oc2/cmd/all", (Channel.ALL, None)),
+        ("v/1/oc2/cmd/all", (Channel.ALL, None)),
+        ("v/1/oc2/cmd/device/fw/example/com", (Channel.DEVICE, None)),
+        ("v/1/oc2/cmd/ap/slpf", (Channel.PROFILE, "slpf")),
+        ("v/1/oc2/cmd/device/fw", (Channel.OTHER, None)),
+    ],
+)
+def test_a_broker_that_gives_dots_back_as_slashes_is_understood(topic, expected):
+    tell = classifier("v.1", "fw.example.com", dots_are_slashes=True)
+    assert tell(topic) == expected
+    exact = classifier("v.1", "fw.example.com")(topic)
+    assert exact == (expected if topic.startswith("v.1") else (Channel.OTHER, None))
+
+
 @pytest.mark.req("AMB-3", "AMB-4", "MQTT-23")
 @pytest.mark.parametrize(
     ("mode", "producer", "expected"),
