@@ -92,6 +92,8 @@ def test_of_two_nets_a_packet_is_between_the_lower_number_decides(namespace, fil
         tiers.add(rule, change)
         namespace.run(filter_.apply, change.operations(tiers))
     assert len(tiers.order().tiers) == 1
+    if version == 6:  # loaded anew over what is there
+        namespace.run(filter_.replace, tiers.operations())
     sender = namespace.run(Sender, version)
     dice = random.Random(version)
     pairs = [tuple(dice.sample(listed, 2)) for _ in range(3000)]
