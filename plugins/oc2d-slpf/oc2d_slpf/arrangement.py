@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from oc2d_slpf.operations import Change
 from oc2d_slpf.overlap import Patience
@@ -75,7 +75,7 @@ class Arrangement:
         return next(tier for tier in self.tiers if rule in tier)
 
     def bounds(
-        self, rule: Rule, patience: Patience | None = None, besides: Iterable[Tier] = ()
+        self, rule: Rule, patience: Patience | None = None, besides: Collection[Tier | None] = ()
     ) -> tuple[int, int]:
         """Return the last tier that must be before the rule's, and the first that must be after.
 
@@ -96,12 +96,14 @@ class Arrangement:
                     break
         return after, before
 
-    def ranked_place(self, rule: Rule, leaving: Tier | None = None) -> Tier | None:
+    def ranked_place(
+        self, rule: Rule, patience: Patience | None = None, leaving: Tier | None = None
+    ) -> Tier | None:
         """Return a ranked tier that the rule can join: there it may meet any other."""
         kind = self.ranked_kind(rule.shape, rule.verdict)
         for index, tier in enumerate(self.tiers):
             if tier.kind == kind and tier is not leaving and tier.takes(kind, (rule.shape,)):
-                after, before = self.bounds(rule, besides=(tier, leaving) if leaving else (tier,))
+                after, before = self.bounds(rule, patience, (tier, leaving))
                 if after < index < before:
                     return tier
         return None

@@ -15,6 +15,7 @@ __all__ = ["disentangle", "dissolve", "tidy"]
 
 # Limits that keep a change short; each trades the number of tiers against what is moved.
 _PATIENCE = 4000  # candidates that the search for what to move may look at
+_BRIEF = 500  # and the search for whether a small tier is needed
 _ENDLESS = sys.maxsize
 _MOVES = 500  # rules that are moved one by one; above it, tiers are cut in two
 _FEW = 8  # rules of a tier that is tried to be done without
@@ -206,8 +207,12 @@ def dissolve(arrangement: Arrangement, turn: int, change: Change) -> bool:
     if len(tier) > _FEW:
         return False
     moves = []
+    patience = Patience(_BRIEF)
     for rule in tier.rules():
-        place = _elsewhere(arrangement, tier, rule)
+        try:
+            place = _elsewhere(arrangement, tier, rule, patience)
+        except Exhausted:
+            return False
         if place is None:
             return False
         moves.append((rule, place))
@@ -217,11 +222,11 @@ def dissolve(arrangement: Arrangement, turn: int, change: Change) -> bool:
     return True
 
 
-def _elsewhere(arrangement: Arrangement, tier: Tier, rule: Rule) -> Tier | None:
+def _elsewhere(arrangement: Arrangement, tier: Tier, rule: Rule, patience: Patience) -> Tier | None:
     """Return another tier of the kind that the rule could be in, if it alone moved."""
     if tier.ranked and len(tier) == 1:
-        return arrangement.ranked_place(rule, leaving=tier)
-    after, before = arrangement.bounds(rule)
+        return arrangement.ranked_place(rule, patience, leaving=tier)
+    after, before = arrangement.bounds(rule, patience)
     places = [
         other
         for other in arrangement.tiers[after + 1 : before]

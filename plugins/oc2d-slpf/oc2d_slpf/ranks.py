@@ -28,8 +28,8 @@ def ranks(sets: Sets) -> Ranks:
         own = found[shape] = {}
         for verdict, keys in verdicts.items():
             new = {key: (number, verdict) for key, number in keys.lows()}
-            shared = {key: min(new[key], own[key]) for key in own.keys() & new.keys()}
-            own |= new | shared
+            new.update((key, min(new[key], own[key])) for key in own.keys() & new.keys())
+            own.update(new)
     if len(found) > 1:
         _descend(found, None)
     return found

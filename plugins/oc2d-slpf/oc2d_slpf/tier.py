@@ -7,7 +7,7 @@ the two sides (docs/decisions/005-tiers-and-overlaps.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from oc2d_slpf.operations import Change, Fill, FillRanks, SetId, Value
 from oc2d_slpf.overlap import KeySet, Patience
@@ -18,7 +18,7 @@ __all__ = ["MOST_SHAPES", "Kind", "Tier"]
 
 #: The verdict of a plain tier; list and IP version of a ranked one.
 Kind = Verdict | tuple[Direction, int]
-Content = dict[Shape, dict[Key, Value]]
+Content = Mapping[Shape, Mapping[Key, Value]]
 
 #: The filter compares the sets of a ranked tier each with each.
 MOST_SHAPES = 32
@@ -132,7 +132,7 @@ class Tier:
     def content(self) -> Content:
         """Return what the filter has of it."""
         if self.ranked:
-            return {shape: dict(keys) for shape, keys in ranks(self.sets).items()}
+            return ranks(self.sets)
         return {
             shape: dict.fromkeys(keys.keys, True)
             for shape, verdicts in self.sets.items()
@@ -142,8 +142,7 @@ class Tier:
     def _at(self, rule: Rule) -> Content:
         """Return what the filter has of a rule's key, and of all keys that depend on it."""
         if self.ranked:
-            found = ranks_within(self.sets, rule.shape, rule.key)
-            return {shape: dict(keys) for shape, keys in found.items()}
+            return ranks_within(self.sets, rule.shape, rule.key)
         parts = self.sets.get(rule.shape, {}).values()
         return {rule.shape: {rule.key: any(rule.key in keys.keys for keys in parts)}}
 

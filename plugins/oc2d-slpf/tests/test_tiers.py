@@ -331,7 +331,7 @@ def test_whatever_is_moved_to_make_room_packets_are_judged_as_by_the_list(
     monkeypatch.setattr(oc2d_slpf.making_room, "MOST_SHAPES", 1 + limit)
     monkeypatch.setattr(oc2d_slpf.building, "MOST_SHAPES", 1 + limit)
     machine = type("Editing", (Editing,), {"model": model, "ranked": ranked})
-    quick = settings(max_examples=30, stateful_step_count=30, deadline=None)
+    quick = settings(max_examples=20, stateful_step_count=30, deadline=None)
     run_state_machine_as_test(machine, settings=quick)
 
 
