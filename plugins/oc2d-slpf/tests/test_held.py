@@ -172,7 +172,7 @@ from oc2d.language.vocabulary import Action, L4Protocol
 from oc2d.language.targets import IPv4Connection
 from oc2d_slpf import Slpf
 from oc2d_slpf.language import Args, DropProcess
-from oc2d_slpf.rules import Direction, Rule, Verdict
+from oc2d_slpf.rules import Direction, Rule, Verdict, alike
 from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.rules import Match, encode
 # what is loaded later would have to be readable by anybody
@@ -208,7 +208,7 @@ do("ipv4_connection", IPv4Connection(protocol=L4Protocol.TCP, dst_port=22),
 # a transaction of 3.8 MB
 shape = encode(Match(6, either=ip_network("2001:db8::1")), Direction.BOTH)[0]
 many = [Rule(10 + n, Verdict.DROP, shape, n.to_bytes(16, "big")) for n in range(1, 120_000)]
-slpf._firewall.load(many, ())
+slpf._firewall.load(alike(many), ())
 slpf._firewall.load(slpf._store.rules(), slpf._guard.endpoints)
 print(open("/proc/self/status").read().partition("CapEff:")[2].split()[0], os.getuid())
 print("ready", flush=True)
