@@ -137,7 +137,7 @@ class Session:
             refused=talk.refused,
             in_flight=talk.outbox.in_flight if connected else 0,
             queued=talk.outbox.waiting if connected else len(talk.outbox),
-            undecided=len(talk.inbox),
+            undecided=talk.inbox.undecided,
             limits=talk.limits if connected else None,
             healthy=connected and talk.healthy,
         )
@@ -199,7 +199,7 @@ class Session:
     def _patience(self, now: float) -> float | None:
         """Tell how long there is nothing to do unless something happens; None: for ever."""
         link = self._link
-        if self._posts or (link is not None and link.has_input and not self._talk.paused):
+        if self._posts or (link is not None and link.has_input and not self._deaf):
             return 0.0
         if link is None:
             if self._stop_at is not None:
@@ -210,9 +210,9 @@ class Session:
         return max(0.0, min(deadlines) - now)
 
     def _serve(self, link: Link, now: float) -> None:
-        if not self._talk.paused:
+        if not self._deaf:
             link.fill()
-            packets = link.packets(_BATCH)
+            packets = link.packets(1 if self._accepted_at is None else _BATCH)
             if packets and self._accepted_at is None:
                 self._accept(link, packets.pop(0), now)
             for packet in packets:
@@ -230,6 +230,11 @@ class Session:
                 self._leave(0, "stopped")
                 return
         self._watch(link)
+
+    @property
+    def _deaf(self) -> bool:
+        """Whether nothing more is to be read now; the answer to CONNECT always is."""
+        return self._talk.paused and self._accepted_at is not None
 
     def _accept(self, link: Link, packet: Packet, now: float) -> None:
         """Take the broker's answer to CONNECT."""
@@ -282,7 +287,7 @@ class Session:
 
     def _watch(self, link: Link) -> None:
         """Wait for what is of use now."""
-        wanted = 0 if self._talk.paused else selectors.EVENT_READ
+        wanted = 0 if self._deaf else selectors.EVENT_READ
         if link.wants_write:
             wanted |= selectors.EVENT_WRITE
         if wanted == self._events:

@@ -10,7 +10,15 @@ from typing import Literal
 
 from oc2d.engine.ports import Channel
 
-__all__ = ["ReplyMode", "classifier", "device_topic", "filters", "is_level", "reply_topics"]
+__all__ = [
+    "ReplyMode",
+    "classifier",
+    "device_topic",
+    "filters",
+    "is_level",
+    "matcher",
+    "reply_topics",
+]
 
 ReplyMode = Literal["general", "producer", "both"]
 
@@ -44,6 +52,25 @@ def filters(
         f"oc2/cmd/device/{device_id}",
     )
     return tuple(dict.fromkeys(_prefixed(namespace, topic) for topic in (*own, *extra)))
+
+
+def matcher(wanted: Sequence[str]) -> Callable[[str], bool]:
+    """Make a function that tells whether a topic matches one of these filters (MQTT 5.0, 4.7)."""
+    exact = frozenset(wanted)
+    wild = [text.split("/") for text in wanted if text.endswith("#") or "+" in text]
+
+    def fits(levels: Sequence[str], pattern: Sequence[str]) -> bool:
+        if pattern[-1] == "#":
+            pattern = pattern[:-1]
+            levels = levels[: len(pattern)]
+        return len(levels) == len(pattern) and all(
+            want in ("+", level) for level, want in zip(levels, pattern, strict=True)
+        )
+
+    def matches(topic: str) -> bool:
+        return topic in exact or any(fits(topic.split("/"), pattern) for pattern in wild)
+
+    return matches
 
 
 def classifier(namespace: str, device_id: str) -> Callable[[str], tuple[Channel, str | None]]:

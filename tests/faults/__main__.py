@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - it is a command line
 """`scripts/faults`: run scenarios, print their figures, and the seed of what failed."""
 
 from __future__ import annotations

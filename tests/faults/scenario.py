@@ -15,7 +15,12 @@ from tests.consumer import Consumer, Host
 __all__ = ["Run"]
 
 _PLUGIN = Path(__file__).with_name("unkind.py")
-_ENTRIES = "[oc2d]\ncount = oc2d_faults:Count\nunkind = oc2d_faults:Unkind\nsteady = oc2d_faults:Steady\n"
+_ENTRIES = """\
+[oc2d]
+count = oc2d_faults:Count
+unkind = oc2d_faults:Unkind
+steady = oc2d_faults:Steady
+"""
 
 
 @dataclass
