@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 from collections import Counter
@@ -35,6 +36,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.rnd = random.Random(self.seed)
+        self._numbers = itertools.count()
         self.site = self.directory / "site"
         info = self.site / "oc2d_faults-1.0.dist-info"
         info.mkdir(parents=True)
@@ -47,7 +49,7 @@ class Run:
         return {"short": short, "long": long}.get(str(self.size), 0) or int(self.size)
 
     def host(self, *options: str, persistent: bool = False, isolated: bool = True) -> Host:
-        place = self.directory / f"host{len(self.hosts)}"
+        place = self.directory / f"host{next(self._numbers)}"
         place.mkdir()
         made = Host(place, *options, persistent=persistent, isolated=isolated)
         self.hosts.append(made)
