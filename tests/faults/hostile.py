@@ -181,6 +181,8 @@ def run(this: Run) -> None:
         this.figures["messages"] += _ROUND
         _still_well(zulu, soc, number)
         resident.append(zulu.resident())
+        if number % 10 == 9:
+            this.tell()
         _valid(this, soc)
     assert zulu.process is not None
     assert zulu.process.poll() is None

@@ -183,7 +183,9 @@ def run(this: Run) -> None:
         actuators_slpf={},
         **{"actuators_x-count": {}},  # type: ignore[arg-type]
     )
+    begun = time.monotonic()
     zulu.start(**this.environment())
+    patience = time.monotonic() - begun
     watcher = host.producer("watcher@example.com")
     models = [Model(index, this, host.producer(f"soc{index}@example.com")) for index in range(4)]
     deaths = Deaths(zulu)
@@ -193,7 +195,7 @@ def run(this: Run) -> None:
         if sum(len(model.sent) for model in models) - len(_finals(watcher)) < _MOST_OPEN:
             _send(models, this.rnd.randrange(0, 4))
         zulu.launch(**this.environment(point))
-        _one_life(this, zulu, models, point)
+        _one_life(this, zulu, models, point, patience)
         deaths.note()
         if number % 50 == 49 or number == kills - 1:
             zulu.start(**this.environment())
@@ -220,10 +222,11 @@ def _send(models: list[Model], count: int) -> None:
             model.go_on()
 
 
-def _one_life(this: Run, zulu: Consumer, models: list[Model], point: str) -> None:
+def _one_life(this: Run, zulu: Consumer, models: list[Model], point: str, patience: float) -> None:
+    """Until it dies at `point`, or at any time in two or three times what a start takes."""
     assert zulu.process is not None
     begun = time.monotonic()
-    life = 3.0 if point else this.rnd.random() * 1.3
+    life = 3 * patience if point else this.rnd.random() * 2 * patience
     while (age := time.monotonic() - begun) < life and zulu.process.poll() is None:
         if age > 0.2 and this.rnd.random() < 0.3:
             _send(models, 1)
@@ -293,6 +296,7 @@ def _check(
     _effects(zulu, asked, finals)
     _rules(host, zulu, models, doubtful)
     this.figures["comparisons"] += 1
+    this.tell()
 
 
 def _statuses(asked: list[Sent], finals: dict[str, Any], doubtful: set[object]) -> None:

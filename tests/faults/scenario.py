@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -61,6 +62,10 @@ class Run:
     def environment(self, point: str = "") -> dict[str, str]:
         """What the daemon needs to find the plugin, and where it is to die."""
         return {"PYTHONPATH": str(self.site), "OC2D_FAULTS": point}
+
+    def tell(self) -> None:
+        """Say how far it is."""
+        sys.stderr.write(f"     {dict(self.figures)}\n")
 
     def close(self) -> None:
         while self.hosts:
