@@ -247,6 +247,12 @@ class Actuator:
     def stop(self) -> None:
         """Close everything; called once, also after a failed start."""
 
+    def link_resolving(self) -> None:
+        """The daemon is about to ask for the broker's address: keep the way to name servers open.
+
+        Before every attempt to connect, so also after the name servers of the host changed.
+        """
+
     def link_changing(self, endpoints: Sequence[Endpoint]) -> None:
         """The daemon is about to connect to one of `endpoints`: keep the way open."""
 

@@ -118,6 +118,7 @@ class Daemon:
         )
         consumer = self._consumer
         observer = LinkObserver(
+            link_resolving=consumer.link_resolving,
             link_changing=lambda addresses: consumer.link_changing(_endpoints(addresses)),
             link_changed=lambda addresses: consumer.link_changed(_endpoints(addresses)),
         )

@@ -89,6 +89,7 @@ class Consumer:
         self.config = self.directory / "oc2d.toml"
         self.log = self.directory / "log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.wrapped_in: tuple[str, ...] = ()  # a command that execs the one after it
         self.tables: dict[str, dict[str, Any]] = {
             "": {"device_id": name},
             "broker": {"host": "127.0.0.1", "port": host.broker.port, "tls": False},
@@ -112,7 +113,8 @@ class Consumer:
     def launch(self, **environment: str) -> Consumer:
         """Start the process and wait for nothing."""
         self.write_config()
-        command = [*OC2D, "--foreground", "--log-format", "json", "--config", str(self.config)]
+        command = [*self.wrapped_in, *OC2D, "--foreground", "--log-format", "json"]
+        command += ["--config", str(self.config)]
         with self.log.open("ab") as log:
             self.process = self.host.run(
                 subprocess.Popen,

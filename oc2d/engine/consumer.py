@@ -12,7 +12,7 @@ from typing import Any
 import pluggy
 import structlog
 
-from oc2d.actuator import Context, Endpoint
+from oc2d.actuator import Actuator, Context, Endpoint
 from oc2d.config import Config
 from oc2d.engine import events, recovery
 from oc2d.engine.answers import Answers, Handles
@@ -168,11 +168,18 @@ class Consumer:
 
     # -- the link, as the actuators hear of it
 
+    def link_resolving(self) -> None:
+        """Let every actuator open the way to the name servers, and wait for it."""
+        self._prepare_link(lambda actuator: actuator.link_resolving())
+
     def link_changing(self, endpoints: Sequence[Endpoint]) -> None:
         """Let every actuator open the way to the broker, and wait for it."""
+        self._prepare_link(lambda actuator: actuator.link_changing(endpoints))
+
+    def _prepare_link(self, tell: Callable[[Actuator], None]) -> None:
         for nsid, worker in self._workers.items():
             try:
-                worker.call(partial(worker.host.actuator.link_changing, endpoints), _LINK_TIME)
+                worker.call(partial(tell, worker.host.actuator), _LINK_TIME)
             except Exception:  # noqa: BLE001 - any plugin, any error
                 _log.exception(events.LINK_HOOK_FAILED, profile=nsid)
 

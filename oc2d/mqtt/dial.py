@@ -26,14 +26,16 @@ _log = structlog.get_logger("oc2d.mqtt")
 class Dial(threading.Thread):
     """One attempt to reach the broker at any of its addresses.
 
-    `changing` is called with all of them before the first connect, and waited for. At the end
-    `done` is called with this object, on this thread: `sock` is the connected socket and
-    `password` the broker password as it is now, or `error` says why not.
+    `resolving` is called before name servers are asked, `changing` with all addresses before the
+    first connect; both are waited for. At the end `done` is called with this object, on this
+    thread: `sock` is the connected socket and `password` the broker password as it is now, or
+    `error` says why not.
     """
 
     def __init__(
         self,
         settings: LinkSettings,
+        resolving: Callable[[], None],
         changing: Callable[[Sequence[Address]], None],
         done: Callable[[Dial], None],
     ) -> None:
@@ -43,6 +45,7 @@ class Dial(threading.Thread):
         self.address: Address | None = None
         self.password: str | None = None
         self.error: str | None = None
+        self._resolving = resolving
         self._changing = changing
         self._done = done
         self._abandoned = threading.Event()
@@ -74,6 +77,7 @@ class Dial(threading.Thread):
         settings = self.settings
         self.password = settings.password()
         context = None if settings.tls is None else make_context(settings.tls)
+        self._resolving()
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
         addresses = {info[4][:2]: info for info in found}
         if self._abandoned.is_set():

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -192,7 +192,7 @@ class Session:
             self._over = True
         elif self._dial is None and now >= self._next_attempt:
             _log.info(events.CONNECTING, host=self._settings.host, port=self._settings.port)
-            dial = Dial(self._settings, self._changing, self._dialled)
+            dial = Dial(self._settings, self._resolving, self._changing, self._dialled)
             dial.start()  # may raise: there may be no room for a thread
             self._dial = dial
 
@@ -302,6 +302,9 @@ class Session:
 
     # -- connections come and go
 
+    def _resolving(self) -> None:
+        self._tell(self._observer.link_resolving)  # on the thread that dials
+
     def _changing(self, addresses: Sequence[Address]) -> None:
         self._tell(self._observer.link_changing, addresses)  # on the thread that dials
 
@@ -375,9 +378,9 @@ class Session:
     def _begin_stop(self, timeout: float) -> None:
         self._stop_at = time.monotonic() + timeout
 
-    def _tell(self, listener: Callable[[Any], None], news: object) -> None:
+    def _tell(self, listener: Callable[..., None], *news: object) -> None:
         try:
-            listener(news)
+            listener(*news)
         except Exception:  # noqa: BLE001  what a listener does is not ours to know
             _log.exception(events.OBSERVER_ERROR)
 

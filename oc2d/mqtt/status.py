@@ -66,13 +66,15 @@ def _ignore(*_: object) -> None:
 class LinkObserver:
     """Callbacks; an exception in one is logged and changes nothing.
 
-    `link_changing` runs before we connect, on the thread that dials, which waits for it; the
-    others run on the network thread and must be quick. Order for one connection: link_changing
-    (addresses we may connect to), link_changed (the address that stands), connected (the
+    `link_resolving` and `link_changing` run before we connect, on the thread that dials, which
+    waits for them; the others run on the network thread and must be quick. Order for one
+    connection: link_resolving (name servers are asked next), link_changing (addresses we may
+    connect to), link_changed (the address that stands), connected (the
     broker accepted us; is its session the old one), subscribed (what it granted), disconnected
     (why).
     """
 
+    link_resolving: Callable[[], None] = _ignore
     link_changing: Callable[[Sequence[Address]], None] = _ignore
     link_changed: Callable[[Sequence[Address]], None] = _ignore
     connected: Callable[[bool], None] = _ignore

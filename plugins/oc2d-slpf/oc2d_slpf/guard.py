@@ -7,8 +7,9 @@ servers with the ICMP errors about them that path MTU discovery needs, `never_bl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import ip_network
 
 from oc2d_slpf.backend import Permit
@@ -69,7 +70,7 @@ OPENINGS = (
 TOO_BIG = {4: (_ICMP, Icmp((3,), 4)), 6: (_ICMP6, Icmp((2,)))}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Guard:
     """The management set: `never_block`, addresses of this host, endpoints of broker and DNS."""
 
@@ -95,6 +96,8 @@ class Guard:
 
     def stays_open(self, match: Match) -> list[str]:
         """Name what of the management set a deny of this match would have hit."""
+        if self._is_elsewhere(match):
+            return [one.title for one in OPENINGS if not one.near and _opens(one, match)]
         found = [f"never_block {net}" for net in self.never_block if _touches(match, (net,), ())]
         here = [net for net in (*_LOOPBACK, *self.local) if net.version == match.version]
         if _touches(match, here, here):
@@ -108,6 +111,29 @@ class Guard:
         found += [f"DNS server {address}" for address in sorted(servers)]
         found += [opening.title for opening in OPENINGS if self._hits_opening(match, opening)]
         return found
+
+    def _is_elsewhere(self, match: Match) -> bool:
+        """Tell quickly whether all addresses of the match are neither ours nor in the set."""
+        given = (match.either,) if match.either is not None else (match.source, match.destination)
+        for network in given:
+            if network is None:
+                return False
+            first, last = int(network.network_address), int(network.broadcast_address)
+            if any(first <= end and start <= last for start, end in self._places[match.version]):
+                return False
+        return True
+
+    @cached_property
+    def _places(self) -> Mapping[int, list[tuple[int, int]]]:
+        """First and last address, by IP version, of all networks that the answers depend on."""
+        networks = [*_LOOPBACK, *self.local, *self.never_block]
+        networks += [ip_network(permit.address) for permit in self.endpoints]
+        networks += [network for opening in OPENINGS for network in opening.near]
+        places: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
+        for network in networks:
+            ends = (int(network.network_address), int(network.broadcast_address))
+            places[network.version].append(ends)
+        return places
 
     def _hits_opening(self, match: Match, opening: Opening) -> bool:
         if not _opens(opening, match):

@@ -122,6 +122,10 @@ class Slpf(Actuator):
             self._store.close()
             self._store = None
 
+    def link_resolving(self) -> None:
+        """Keep the way to the name servers open that are in use now."""
+        self._permit(self._opened.permits())
+
     def link_changing(self, endpoints: Sequence[Endpoint]) -> None:
         """Keep the way to these open, and the old ones until the new link stands."""
         self._permit(self._linked | permits(endpoints))

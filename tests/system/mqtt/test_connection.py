@@ -274,6 +274,7 @@ def test_listeners_hear_of_the_link_in_order_and_the_dial_waits_for_them(peer, s
     session, _ = start(
         peer.port,
         observer=LinkObserver(
+            link_resolving=lambda: heard.append("resolving"),
             link_changing=changing,
             link_changed=lambda addresses: heard.append(f"changed {addresses[0]}"),
             connected=lambda present: heard.append(f"connected {present}"),
@@ -290,7 +291,8 @@ def test_listeners_hear_of_the_link_in_order_and_the_dial_waits_for_them(peer, s
     conn.close()
     wait_until(lambda: "disconnected" in heard)
     address = f"127.0.0.1:{peer.port}"
-    assert heard[:5] == [
+    assert heard[:6] == [
+        "resolving",
         f"changing {address}",
         f"changed {address}",
         "connected True",

@@ -59,10 +59,11 @@ def test_an_actuator_that_takes_too_long_to_start_is_told_of(build, door, monkey
 def test_every_actuator_hears_of_the_link_and_none_can_hold_it_up(build, door, monkeypatch):
     monkeypatch.setattr("oc2d.engine.consumer._LINK_TIME", 0.1)
     heard = []
-    door.link_changing = raises(SystemExit())
+    door.link_resolving = door.link_changing = raises(SystemExit())
     door.link_changed = raises(RuntimeError("no"))
     window = Window()
     changed = threading.Event()
+    window.link_resolving = lambda: heard.append("resolving")
     window.link_changing = lambda endpoints: heard.append(("changing", endpoints))
 
     def link_changed(endpoints):
@@ -71,14 +72,15 @@ def test_every_actuator_hears_of_the_link_and_none_can_hold_it_up(build, door, m
 
     window.link_changed = link_changed
     bench = build(door, window)
+    bench.consumer.link_resolving()
     bench.consumer.link_changing(ENDPOINTS)
-    assert heard == [("changing", ENDPOINTS)]
+    assert heard == ["resolving", ("changing", ENDPOINTS)]
     bench.consumer.link_changed(ENDPOINTS)
     assert changed.wait(10)
     assert bench.answered({**deny(), "actuator": {"x-door": {}}}).status == 200
     gate = door.link_changing = Gate()
     bench.consumer.link_changing(ENDPOINTS)
-    assert len(heard) == 3
+    assert len(heard) == 4
     gate.open.set()
 
 
