@@ -72,9 +72,12 @@ class Conversation:
 
     @property
     def paused(self) -> bool:
-        """Whether more is undecided than we allowed the broker, or can hold; then do not read."""
-        inbox = self.inbox
-        return inbox.undecided > self._settings.receive_maximum or inbox.held > _MOST_HELD
+        """Whether more is undecided than we allowed the broker, or can hold; then do not read.
+
+        What may be of earlier connections; the answer to CONNECT is read all the same.
+        """
+        full = self.inbox.undecided > self._settings.receive_maximum
+        return self._link is not None and (full or self.inbox.held > _MOST_HELD)
 
     @property
     def subscribed(self) -> bool:

@@ -199,7 +199,7 @@ class Session:
     def _patience(self, now: float) -> float | None:
         """Tell how long there is nothing to do unless something happens; None: for ever."""
         link = self._link
-        if self._posts or (link is not None and link.has_input and not self._deaf):
+        if self._posts or (link is not None and link.has_input and not self._talk.paused):
             return 0.0
         if link is None:
             if self._stop_at is not None:
@@ -210,7 +210,7 @@ class Session:
         return max(0.0, min(deadlines) - now)
 
     def _serve(self, link: Link, now: float) -> None:
-        if not self._deaf:
+        if not self._talk.paused:
             link.fill()
             packets = link.packets(1 if self._accepted_at is None else _BATCH)
             if packets and self._accepted_at is None:
@@ -230,11 +230,6 @@ class Session:
                 self._leave(0, "stopped")
                 return
         self._watch(link)
-
-    @property
-    def _deaf(self) -> bool:
-        """Whether nothing more is to be read now; the answer to CONNECT always is."""
-        return self._talk.paused and self._accepted_at is not None
 
     def _accept(self, link: Link, packet: Packet, now: float) -> None:
         """Take the broker's answer to CONNECT."""
@@ -287,7 +282,7 @@ class Session:
 
     def _watch(self, link: Link) -> None:
         """Wait for what is of use now."""
-        wanted = 0 if self._deaf else selectors.EVENT_READ
+        wanted = 0 if self._talk.paused else selectors.EVENT_READ
         if link.wants_write:
             wanted |= selectors.EVENT_WRITE
         if wanted == self._events:

@@ -103,7 +103,7 @@ def test_a_broker_that_keeps_the_session_for_less_is_told_of(peer, start, grante
 
 def test_a_dial_that_was_given_up_tells_nobody_where_it_would_have_gone():
     told, done = [], threading.Event()
-    dial = Dial(make_settings(1), told.append, lambda _: done.set())
+    dial = Dial(make_settings(1), lambda: None, told.append, lambda _: done.set())
     dial.abandon()
     dial.start()
     assert done.wait(10)
