@@ -54,7 +54,7 @@ _log = structlog.get_logger("oc2d.engine")
 _CONTENT_TYPE = "application/openc2"
 _UNDECODABLE_PER_MINUTE = 60
 _MOST_HELD = 64 << 20  # bytes of open requests; what is made of them takes as much again, or twice
-_MOST_WINDOWS = 100_000  # some kilobytes each in memory, for as long as they are open
+_MOST_WINDOWS = 100_000  # about 2 kB each in memory, for as long as they are open
 _MOST_TOPICS = 1000  # that undecodable input is counted for; a wildcard brings any number
 _AS_ACCEPTED = InputLimits(payload=1 << 30)  # limits of today are not for what was taken before
 
