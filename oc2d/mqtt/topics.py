@@ -54,10 +54,17 @@ def filters(
     return tuple(dict.fromkeys(_prefixed(namespace, topic) for topic in (*own, *extra)))
 
 
-def matcher(wanted: Sequence[str]) -> Callable[[str], bool]:
-    """Make a function that tells whether a topic matches one of these filters (MQTT 5.0, 4.7)."""
-    exact = frozenset(wanted)
-    wild = [text.split("/") for text in wanted if text.endswith("#") or "+" in text]
+def _spelled(topic: str) -> str:
+    return topic.replace(".", "/")
+
+
+def matcher(wanted: Sequence[str], *, dots_are_slashes: bool = False) -> Callable[[str], bool]:
+    """Make a function that tells whether a topic matches one of these filters (MQTT 5.0, 4.7).
+
+    `dots_are_slashes` as in `classifier`.
+    """
+    exact = frozenset(_spelled(text) if dots_are_slashes else text for text in wanted)
+    wild = [text.split("/") for text in exact if text.endswith("#") or "+" in text]
 
     def fits(levels: Sequence[str], pattern: Sequence[str]) -> bool:
         if pattern[-1] == "#":
@@ -68,21 +75,32 @@ def matcher(wanted: Sequence[str]) -> Callable[[str], bool]:
         )
 
     def matches(topic: str) -> bool:
+        if dots_are_slashes:
+            topic = _spelled(topic)
         return topic in exact or any(fits(topic.split("/"), pattern) for pattern in wild)
 
     return matches
 
 
-def classifier(namespace: str, device_id: str) -> Callable[[str], tuple[Channel, str | None]]:
+def classifier(
+    namespace: str, device_id: str, *, dots_are_slashes: bool = False
+) -> Callable[[str], tuple[Channel, str | None]]:
     """Make a function from topic to channel and, on a profile topic, the NSID.
 
     Whatever is not one of the three kinds of command topic came by an extra subscription: OTHER.
+    With `dots_are_slashes` a topic may come back with `/` where its `.` was: RabbitMQ routes MQTT
+    by AMQP, whose levels a dot separates (AMB-14).
     """
-    everyone = _prefixed(namespace, "oc2/cmd/all")
-    device = device_topic(namespace, device_id)
-    profile = _prefixed(namespace, "oc2/cmd/ap/")
+
+    def spelled(topic: str) -> str:
+        return _spelled(topic) if dots_are_slashes else topic
+
+    everyone = spelled(_prefixed(namespace, "oc2/cmd/all"))
+    device = spelled(device_topic(namespace, device_id))
+    profile = spelled(_prefixed(namespace, "oc2/cmd/ap/"))
 
     def classify(topic: str) -> tuple[Channel, str | None]:
+        topic = spelled(topic)
         if topic == everyone:
             return Channel.ALL, None
         if topic == device:
