@@ -279,7 +279,7 @@ def _check(
         assert time.monotonic() < deadline, f"{len(lost)} lost: {sorted(lost)[:9]}, {state}"
         time.sleep(0.1)
     finals = _finals(watcher)
-    doubtful = set()
+    doubtful, unknown = set(), Counter[str]()
     for one in asked:
         final = finals.get(one.request_id)
         if one.allowed is None:
@@ -292,11 +292,12 @@ def _check(
             counted = one.content["action"] == "start"
             enough = 1 if counted else 2
             assert deaths.running[one.request_id] >= enough, f"unknown without need: {one}"
-            this.figures["outcome unknown, " + ("not idempotent" if counted else "died twice")] += 1
+            unknown["not idempotent" if counted else "died twice"] += 1
             doubtful.add(one.tainted)
     _statuses(asked, finals, doubtful)
     _effects(zulu, asked, finals)
     _rules(host, zulu, models, doubtful)
+    this.figures |= {f"outcome unknown, {why}": count for why, count in unknown.items()}
     this.figures["comparisons"] += 1
     this.tell()
 
