@@ -145,7 +145,7 @@ class Model:
 
 @dataclass
 class Deaths:
-    """What the journal said was running at each death, by request id."""
+    """How often each request was running at a death, as the journal of the dead says."""
 
     consumer: Consumer
     running: Counter[str] = field(default_factory=Counter)
@@ -163,14 +163,16 @@ class Deaths:
         with closing(sqlite3.connect(copy / "journal.db")) as database:
             try:
                 rows = database.execute(
-                    "SELECT origin FROM requests WHERE phase = 1 AND origin IS NOT NULL"
+                    "SELECT origin, attempts FROM requests WHERE phase = 1 AND origin IS NOT NULL"
                 ).fetchall()
             except sqlite3.OperationalError:  # it died before there were tables
                 return
-        for (blob,) in rows:
-            origin = msgspec.msgpack.decode(blob, type=Origin)
-            if origin.request_id is not None:
-                self.running[origin.request_id] += 1
+        blamed = 0
+        for blob, attempts in rows:
+            request_id = msgspec.msgpack.decode(blob, type=Origin).request_id
+            blamed += attempts > 1 and self.running[request_id] < attempts
+            self.running[request_id] = attempts
+        assert blamed <= 1, f"{blamed} commands are blamed for one death"
 
 
 def run(this: Run) -> None:
