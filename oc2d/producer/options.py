@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from oc2d import __version__
 from oc2d.language.codec import Encoding
 from oc2d.language.vocabulary import Action, Feature, ResponseType
 from oc2d.producer.settings import DEFAULT_FILE
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         parents=[_common()],
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"oc2ctl {__version__}", help="print the version and exit")
     parser.set_defaults(
         timeout=None, expect=None, json=False, verbose=False, encoding=Encoding.JSON, config=None
     )
