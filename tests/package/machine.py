@@ -9,13 +9,12 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.waiting import wait_until
 
 HERE = Path(__file__).parent
 # What the package depends on, a broker, and what the tests look with.
@@ -51,6 +50,7 @@ def base_root(build: Path) -> Path:
 def _debootstrap(suite: str, root: Path, log: Path) -> None:
     """Make a minimal Debian with the archives and the way to them that this host uses."""
     options = ["--mode=root", "--variant=minbase", f"--include={PACKAGES.replace(' ', ',')}"]
+    options += ["--dpkgopt=force-unsafe-io"]  # it is thrown away should the host die
     told = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True)
     acquire = [line for line in told.stdout.splitlines() if line.startswith("Acquire::")]
     options += [f"--aptopt={line}" for line in acquire]
@@ -99,6 +99,12 @@ class Machine:
 
     def boot(self) -> Machine:
         """Boot, and wait until it has come up."""
+        self.begin()
+        self.until(self._is_up, 60, "booted")
+        return self
+
+    def begin(self) -> None:
+        """Boot, and wait only for its first process."""
         top = Path("/sys/fs/cgroup/unified")
         self._cgroup = (top if top.exists() else top.parent) / f"oc2d-test-{os.getpid()}-{id(self)}"
         self._cgroup.mkdir()
@@ -117,10 +123,17 @@ class Machine:
                 pytest.fail(f"no boot: {(self._place / 'console').read_text()[-3000:]}")
             return first.exists() and bool(first.read_text().strip())
 
-        wait_until(begun, 20, "the machine's first process")
+        self.until(begun, 20, "the machine's first process")
         self.init = int(first.read_text().split()[0])
-        wait_until(self._is_up, 60, "booted")
-        return self
+
+    def until(self, condition: Callable[[], object], timeout: float, what: str) -> None:
+        """Wait for something that is told by a program: less often than `wait_until` looks."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                log = self.run("journalctl", "--no-pager", "-n", "40", check=False).stdout
+                pytest.fail(f"not within {timeout} s: {what}\n{log}")
+            time.sleep(0.05)
 
     def _is_up(self) -> bool:
         state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
