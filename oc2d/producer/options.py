@@ -33,7 +33,12 @@ def build_parser() -> argparse.ArgumentParser:
         parents=[_common()],
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"oc2ctl {__version__}", help="print the version and exit")
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"oc2ctl {__version__}",
+        help="print the version and exit",
+    )
     parser.set_defaults(
         timeout=None, expect=None, json=False, verbose=False, encoding=Encoding.JSON, config=None
     )
