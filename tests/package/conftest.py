@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.package.machine import Machine, base_root
+from tests.package.machine import HOME, Machine, base_root
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
@@ -138,7 +138,7 @@ def configure(machine: Machine) -> None:
     machine.run("systemctl", "restart", "mosquitto")
     machine.write("/etc/oc2d/oc2d.toml", CONFIGURATION)
     machine.write("/etc/oc2d/credentials/broker-password", "x\n", 0o600)
-    machine.write("/root/.config/oc2d/oc2ctl.toml", PRODUCER)
-    machine.write("/root/.config/oc2d/password", "x\n", 0o600)
+    machine.write(f"{HOME}/.config/oc2d/oc2ctl.toml", PRODUCER)
+    machine.write(f"{HOME}/.config/oc2d/password", "x\n", 0o600)
     machine.write("/etc/systemd/system/oc2d.service.d/haste.conf", HASTE)
     machine.run("systemctl", "daemon-reload")

@@ -23,7 +23,8 @@ PACKAGES = (
 )
 TOOLS = ("mmdebstrap", "systemd-nspawn", "nsenter", "ip", "setpriv")
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
+HOME = "/var/lib/producer"  # of whoever commands
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": HOME, "LANG": "C.UTF-8"}
 _MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "console-getty.service", "getty@.service")
 
 
@@ -82,9 +83,9 @@ class Machine:
         for directory in (self.root, layer):
             directory.mkdir(parents=True)
         self._mount("-t", "tmpfs", "-o", "size=1g,mode=755", "tmpfs", layer)
-        for part in ("upper", "work"):
+        for part in ("upper", "scratch"):
             (layer / part).mkdir()
-        options = f"lowerdir={base},upperdir={layer}/upper,workdir={layer}/work"
+        options = f"lowerdir={base},upperdir={layer}/upper,workdir={layer}/scratch"
         self._mount("-t", "overlay", "-o", options, "overlay", self.root)
         self.init = 0
         self._nspawn: subprocess.Popen[bytes] | None = None

@@ -13,6 +13,7 @@ import pytest
 
 from tests.consumer import Namespace
 from tests.package.conftest import CONFIGURATION, NEWER, ROOT, configure
+from tests.package.machine import HOME
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
@@ -456,7 +457,7 @@ def test_a_purge_leaves_nothing(host):
     assert table(host) == ""
     assert host.run("getent", "passwd", "oc2d", check=False).stdout == ""
     assert host.run("getent", "group", "oc2d", check=False).stdout == ""
-    others = ("/proc/*", "/usr/local/*", "/root/*", "/etc/mosquitto/*")
+    others = ("/proc/*", "/usr/local/*", f"{HOME}/*", "/etc/mosquitto/*")
     others += ("/etc/systemd/system/oc2d.service.d*",)
     known = [word for other in others for word in ("-not", "-path", other)]
     found = host.run("find", "/", "-xdev", "-name", "*oc2*", *known).stdout.split()
