@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -67,7 +67,7 @@ class Reply:
 
     @cached_property
     def message(self) -> dict[str, Any]:
-        form = recognise(dict(self.user)["encoding"], self.payload)
+        form = recognise(dict(self.user).get("encoding"), self.payload)
         assert form is not None, self
         return decode(self.payload, form, _LIMITS)
 
@@ -97,7 +97,11 @@ def request(command: object, headers: dict[str, Any]) -> dict[str, Any]:
 
 
 class Producer:
-    """Connected to a broker on 127.0.0.1; sees whatever is published beside commands."""
+    """Connected to a broker on 127.0.0.1; sees whatever is published beside commands.
+
+    `filters` are for brokers that do not let it see everything; with MQTTv311 it sends no
+    properties.
+    """
 
     def __init__(
         self,
@@ -105,6 +109,8 @@ class Producer:
         sender: str = "soc@example.com",
         *,
         topic: str = "oc2/cmd/device/zulu",
+        filters: Sequence[str] = ("#",),
+        protocol: Any = paho.MQTTv5,
         configure: Callable[[paho.Client], object] = lambda _: None,
     ) -> None:
         self.sender = sender
@@ -113,8 +119,13 @@ class Producer:
         self.refused: list[str] = []  # by the broker: why
         self._seen = threading.Condition()
         self._ready = threading.Event()
+        self._filters = filters
+        self._v5 = protocol == paho.MQTTv5
         self._client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2, f"p{uuid.uuid4().hex[:20]}", protocol=paho.MQTTv5
+            paho.CallbackAPIVersion.VERSION2,
+            f"p{uuid.uuid4().hex[:20]}",
+            clean_session=None if self._v5 else False,
+            protocol=protocol,
         )
         configure(self._client)
         self._client.on_socket_open = lambda _client, _data, sock: sock.setsockopt(
@@ -126,9 +137,11 @@ class Producer:
         self._client.on_publish = self._published
         self._client.max_inflight_messages_set(20)  # what mosquitto takes from one client
         self._client.reconnect_delay_set(0.05, 0.2)
-        kept = Properties(PacketTypes.CONNECT)
-        kept.SessionExpiryInterval = 3600
-        self._client.connect("127.0.0.1", port, clean_start=False, properties=kept)
+        kept: dict[str, Any] = {}
+        if self._v5:
+            kept = {"clean_start": False, "properties": Properties(PacketTypes.CONNECT)}
+            kept["properties"].SessionExpiryInterval = 3600
+        self._client.connect("127.0.0.1", port, **kept)
         self._client.loop_start()
         if not self._ready.wait(_TIMEOUT):
             pytest.fail("the Producer could not subscribe")
@@ -138,7 +151,8 @@ class Producer:
         self._client.loop_stop()
 
     def _connected(self, client: paho.Client, *_: object) -> None:
-        client.subscribe("#", options=SubscribeOptions(qos=2, noLocal=True))
+        options = SubscribeOptions(qos=2, noLocal=True) if self._v5 else 2
+        client.subscribe([(topic, options) for topic in self._filters])
 
     def _published(self, _client: object, _data: object, _mid: int, code: Any, _: object) -> None:
         if code.is_failure:
@@ -190,7 +204,7 @@ class Producer:
         }
         form = Encoding(encoding)
         payload = encode(request(command, given), form)
-        packed = properties(message_type, form.announced, **more)
+        packed = properties(message_type, form.announced, **more) if self._v5 else None
         self.publish(payload, topic, properties=packed, qos=qos, retain=retain)
         return request_id
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from oc2d.errors import BadRequest
 from oc2d.language import cbor_form, concise, json_form
-from oc2d.language.ids import PUBLISHED, Names, message_names
+from oc2d.language.ids import PUBLISHED, Names, command_names, message_names
 
 __all__ = ["Encoding", "InputLimits", "Tree", "decode", "encode", "guess", "recognise"]
 
@@ -87,7 +87,14 @@ def decode(payload: bytes, encoding: Encoding, limits: InputLimits, names: Names
         return json_form.decode(payload, depth=limits.depth, items=limits.items)
     ids = encoding is Encoding.CONCISE
     tree = cbor_form.decode(payload, depth=limits.depth, items=limits.items, ids=ids)
-    return concise.named(tree, names) if ids else tree
+    if not ids:
+        return tree
+    return concise.named(tree, command_names(names) if _begins_with_action(tree) else names)
+
+
+def _begins_with_action(tree: Tree) -> bool:
+    """Tell a bare command (AMB-8): a message begins with its headers, a map or null."""
+    return isinstance(tree, list) and bool(tree) and type(tree[0]) in (int, str)
 
 
 def encode(tree: Tree, encoding: Encoding, names: Names = _NAMES) -> bytes:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from oc2d.language.vocabulary import CORE_TARGETS, Feature, L4Protocol, ResponseType
 
-__all__ = ["NUMBER", "PUBLISHED", "SLPF", "Names", "ProfileIds", "message_names"]
+__all__ = ["NUMBER", "PUBLISHED", "SLPF", "Names", "ProfileIds", "command_names", "message_names"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +178,11 @@ def message_names(profiles: Mapping[str, ProfileIds]) -> Names:
         headers=_counted("request_id", "created", "from", "to"),
         body=_counted("openc2", openc2=content),
     )
+
+
+def command_names(message: Names) -> Names:
+    """Give the names of a command, out of those of a whole message."""
+    return message.inner["body"].inner["openc2"].inner["request"]
 
 
 def _joined(core: Names, added: Iterable[tuple[str, int | None, Names | None]]) -> Names:

@@ -94,15 +94,17 @@ def open_envelope(tree: Tree, *, bare_command: bool = False) -> Envelope:
 
 def _only_member(tree: Tree, allowed: Collection[str], path: str) -> tuple[str, Tree]:
     """Read a choice: an object with exactly one member, of these names."""
+    if isinstance(tree, dict) and len(tree) == 1:
+        ((name, member),) = tree.items()
+        if name in allowed:
+            return name, member
     names = " or ".join(allowed)
     if not isinstance(tree, dict):
         raise BadRequest(f"an object with {names} belongs here, not {shown(tree)}", path=path)
     for name in tree:
         if name not in allowed:
             raise BadRequest(f"{shown(name)} does not belong here, only {names}", path=path)
-    if len(tree) != 1:
-        raise BadRequest(f"exactly one member is needed: {names}", path=path)
-    return next(iter(tree.items()))
+    raise BadRequest(f"exactly one member is needed: {names}", path=path)
 
 
 def _headers(tree: Tree) -> Headers:

@@ -45,6 +45,11 @@ def extension_tree(value: Any, encoding: Encoding) -> Tree:  # noqa: ANN401 - wh
 
 def from_tree(tree: Tree, type_: Any, reading: Reading, path: str) -> Any:  # noqa: ANN401 - of `type_`
     """Read a tree into a type; raises `BadRequest` or `NotSupported` with the place."""
+    if isinstance(type_, type) and issubclass(type_, Value):  # no need for msgspec
+        try:
+            return type_.read(tree, reading)
+        except (TypeError, ValueError) as error:
+            raise BadRequest(_clean(error)[:_LONGEST], path=path[:_LONGEST]) from None
     unsupported: NotSupported | None = None
     if isinstance(tree, dict) and (names := _members(type_)):
         tree, unsupported = _prepared(tree, names, reading, path)
@@ -53,7 +58,7 @@ def from_tree(tree: Tree, type_: Any, reading: Reading, path: str) -> Any:  # no
             tree, type_, dec_hook=lambda kind, inner: _read(kind, inner, reading)
         )
     except msgspec.ValidationError as error:
-        text = "".join(letter if letter.isprintable() else "?" for letter in str(error))
+        text = _clean(error)
         place = _PLACE.search(text)
         where = path + place[1] if place else path
         what = text[: place.start()] if place else text
@@ -61,6 +66,10 @@ def from_tree(tree: Tree, type_: Any, reading: Reading, path: str) -> Any:  # no
     if unsupported is not None:
         raise unsupported
     return value
+
+
+def _clean(error: Exception) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in str(error))
 
 
 def refuse_nulls(tree: Tree, path: str) -> None:

@@ -66,7 +66,9 @@ class Conversation:
     def configure(self, settings: LinkSettings) -> None:
         """Use these settings from now on."""
         self._settings = settings
-        self._classify = classifier(settings.namespace, settings.device_id)
+        self._classify = classifier(
+            settings.namespace, settings.device_id, dots_are_slashes=settings.protocol == "3.1.1"
+        )
 
     @property
     def paused(self) -> bool:
@@ -82,6 +84,18 @@ class Conversation:
     def healthy(self) -> bool:
         """Whether every subscription stands at QoS 1 or 2."""
         return self.subscribed and all(isinstance(qos, int) for qos in self.subscriptions.values())
+
+    @property
+    def suspicion(self) -> str:
+        """Why the broker may have closed the link: a forbidden topic, which MQTT 3.1.1 cannot say.
+
+        Some brokers say it so (AMB-14). Empty where there is nothing to suspect.
+        """
+        if self._settings.protocol == "5" or self._link is None:
+            return ""
+        if not self.subscribed:
+            return "; it may not let us read one of our topics"
+        return "; it may not let us publish there" if self.outbox.in_flight else ""
 
     # -- the link comes and goes
 

@@ -170,7 +170,8 @@ class Session:
         try:
             self._turn()
         except LinkLost as error:
-            self._lose(str(error), error.code)
+            hint = self._talk.suspicion if error.code is None else ""
+            self._lose(f"{error}{hint}", error.code)
         except Exception:  # noqa: BLE001  the thread must not die
             _log.exception(events.LOOP_ERROR, where="loop")
             self._lose("internal error", None)

@@ -46,16 +46,25 @@ def filters(
     return tuple(dict.fromkeys(_prefixed(namespace, topic) for topic in (*own, *extra)))
 
 
-def classifier(namespace: str, device_id: str) -> Callable[[str], tuple[Channel, str | None]]:
+def classifier(
+    namespace: str, device_id: str, *, dots_are_slashes: bool = False
+) -> Callable[[str], tuple[Channel, str | None]]:
     """Make a function from topic to channel and, on a profile topic, the NSID.
 
     Whatever is not one of the three kinds of command topic came by an extra subscription: OTHER.
+    With `dots_are_slashes` a topic may come back with `/` where its `.` was: RabbitMQ routes MQTT
+    by AMQP, whose levels a dot separates (AMB-14).
     """
-    everyone = _prefixed(namespace, "oc2/cmd/all")
-    device = device_topic(namespace, device_id)
-    profile = _prefixed(namespace, "oc2/cmd/ap/")
+
+    def spelled(topic: str) -> str:
+        return topic.replace(".", "/") if dots_are_slashes else topic
+
+    everyone = spelled(_prefixed(namespace, "oc2/cmd/all"))
+    device = spelled(device_topic(namespace, device_id))
+    profile = spelled(_prefixed(namespace, "oc2/cmd/ap/"))
 
     def classify(topic: str) -> tuple[Channel, str | None]:
+        topic = spelled(topic)
         if topic == everyone:
             return Channel.ALL, None
         if topic == device:

@@ -346,22 +346,20 @@ def test_without_a_broker_the_start_returns_and_nothing_is_killed(host):
     assert oc2ctl(host, "delete", "slpf:rule_number", str(number))["status"] == 200
 
 
-def test_the_programs_of_iptables_run_inside_the_sandbox(host):
-    """What the back end for iptables does, tried without a change before the daemon starts."""
-    trial = "printf '*filter\\n:oc2d-trial -\\n-A oc2d-trial -s 192.0.2.9 -j DROP\\nCOMMIT\\n'"
-    lines = ["[Service]"]
-    for family, net in (("iptables", "192.0.2.9"), ("ip6tables", "2001:db8::9")):
-        text = trial.replace("192.0.2.9", net)
-        lines += [
-            f'ExecStartPre=/bin/sh -c "{text} | /usr/sbin/{family}-restore --noflush --test"',
-            f"ExecStartPre=/bin/sh -c '/usr/sbin/{family}-save -t filter; /usr/sbin/{family} -S'",
-        ]
-    name = "/etc/systemd/system/oc2d.service.d/trial.conf"
-    host.write(name, "\n".join(lines).replace("%", "%%") + "\n")
-    host.run("systemctl", "daemon-reload")
-    host.run("systemctl", "restart", "oc2d")
-    host.path(name).unlink()
-    host.run("systemctl", "daemon-reload")
+def test_the_iptables_back_end_works_inside_the_sandbox(host):
+    host.run("systemctl", "stop", "oc2d")
+    with configured(host, CONFIGURATION + 'backend = "iptables"\n'):
+        host.run("systemctl", "start", "oc2d")
+        until_subscribed(host)
+        number = deny(host)
+        listed = host.run("iptables-save", "-t", "filter").stdout
+        assert NET in listed
+        assert "-A INPUT -j oc2d-" in listed
+        assert oc2ctl(host, "delete", "slpf:rule_number", str(number))["status"] == 200
+        host.run("systemctl", "stop", "oc2d")
+        host.run("/usr/lib/oc2d/bin/python3", "-m", "oc2d_slpf", "remove")
+        assert "oc2d" not in host.run("nft", "list", "ruleset").stdout
+    host.run("systemctl", "start", "oc2d")
     until_subscribed(host)
 
 

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from oc2d.errors import StateError
-from oc2d_slpf.backend import Backend, BackendError
+from oc2d_slpf.backend import BackendError
+from oc2d_slpf.iptables import Iptables
 from oc2d_slpf.nftables import Nftables
 
 __all__ = ["main"]
@@ -21,13 +22,15 @@ def main(argv: Sequence[str]) -> int:
     if list(argv) != ["remove"]:
         sys.stderr.write("usage: python -m oc2d_slpf remove\n")
         return 2
-    backends: list[Backend] = [Nftables()]
     code = 0
-    for backend in backends:
+    for backend in (Nftables(), Iptables()):
         try:
             backend.check()
             backend.remove()
         except (StateError, BackendError) as error:
+            # Without the programs of iptables there is nothing of ours in it.
+            if isinstance(backend, Iptables) and isinstance(error, StateError):
+                continue
             sys.stderr.write(f"oc2d_slpf: the rules stay in force: {error}\n")
             code = 1
         finally:

@@ -445,6 +445,26 @@ def test_mqtt_3_1_1_is_opt_in_and_announced(peer, start):
     assert any(log["event"] == events.NOT_CONFORMANT for log in logs)
 
 
+@pytest.mark.req("AMB-14", "MQTT-26")
+def test_a_3_1_1_broker_that_ends_the_link_at_a_forbidden_topic_is_guessed_at(peer, start):
+    session, _ = start(peer.port, protocol="3.1.1")
+    refusing = peer.accept()
+    refusing.expect("CONNECT")
+    refusing.send(packet(0x20, b"\x00\x00"))
+    refusing.expect("SUBSCRIBE")
+    refusing.close()
+    wait_until(lambda: "let us read one of our topics" in (session.status().last_error or ""))
+    refusing = peer.accept()
+    refusing.expect("CONNECT")
+    refusing.send(packet(0x20, b"\x00\x00"))
+    seen = refusing.expect("SUBSCRIBE")
+    refusing.send(packet(0x90, short(seen.packet_id) + b"\x01"))
+    session.send([response(3)])
+    refusing.expect("PUBLISH")
+    refusing.close()
+    wait_until(lambda: "let us publish there" in (session.status().last_error or ""))
+
+
 def test_stop_does_not_wait_for_the_next_attempt(peer, start):
     session, _ = start(peer.port, backoff=Backoff(first=500, most=500))
     conn = peer.welcome()

@@ -455,6 +455,25 @@ def test_wrong_ids_and_shapes_are_refused_with_their_place_by_name(concise, path
     salvage(decode(payload, Encoding.CONCISE, LIMITS))
 
 
+@pytest.mark.req("AMB-8", "AMB-52")
+@pytest.mark.parametrize(
+    "concise",
+    [
+        [6, {13: NET4}, {4: 0, 1024: {1026: 2}}],
+        ["deny", {"ipv4_net": "10.0.0.0/8"}, {4: "none", 1024: {1026: "ingress"}}],
+    ],
+)
+def test_a_bare_command_is_told_by_its_action(concise):
+    tree = decode(cbor2.dumps(concise), Encoding.CONCISE, LIMITS)
+    envelope = open_envelope(tree, bare_command=True)
+    command = parse_command(envelope.content, Encoding.CONCISE)
+    assert (command.action, command.target.name) == (Action.DENY, "ipv4_net")
+    assert command.args.profiles == {"slpf": {"direction": "ingress"}}
+    with pytest.raises(BadRequest, match="missing body"):
+        open_envelope(tree)
+    assert salvage(tree).silent
+
+
 @pytest.mark.req("AMB-52", "AMB-33")
 def test_a_protocol_that_is_none_of_the_four_is_not_supported():
     with pytest.raises(NotSupported, match="47"):

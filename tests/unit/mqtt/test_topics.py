@@ -47,6 +47,24 @@ def test_topics_are_told_apart_exactly(topic, expected):
     assert under(topic) == (Channel.OTHER, None)
 
 
+@pytest.mark.req("AMB-14")
+@pytest.mark.parametrize(
+    ("topic", "expected"),
+    [
+        ("v.1/oc2/cmd/all", (Channel.ALL, None)),
+        ("v/1/oc2/cmd/all", (Channel.ALL, None)),
+        ("v/1/oc2/cmd/device/fw/example/com", (Channel.DEVICE, None)),
+        ("v/1/oc2/cmd/ap/slpf", (Channel.PROFILE, "slpf")),
+        ("v/1/oc2/cmd/device/fw", (Channel.OTHER, None)),
+    ],
+)
+def test_a_broker_that_gives_dots_back_as_slashes_is_understood(topic, expected):
+    tell = classifier("v.1", "fw.example.com", dots_are_slashes=True)
+    assert tell(topic) == expected
+    exact = classifier("v.1", "fw.example.com")(topic)
+    assert exact == (expected if topic.startswith("v.1") else (Channel.OTHER, None))
+
+
 @pytest.mark.req("AMB-3", "AMB-4", "MQTT-23")
 @pytest.mark.parametrize(
     ("mode", "producer", "expected"),
@@ -80,7 +98,7 @@ def test_a_producer_may_name_its_response_topic_with_the_namespace():
     assert reply_topics("vpf", "producer", "vpf/oc2/rsp/soc") == ("vpf/oc2/rsp/soc",)
 
 
-@pytest.mark.req("MQTT-23", "AMB-4")
+@pytest.mark.req("MQTT-23", "MQTT-25", "AMB-4")
 @given(st.text(), st.sampled_from(["general", "producer", "both"]))
 def test_whatever_a_producer_calls_itself_no_other_topic_is_possible(producer, mode):
     for topic in reply_topics("", mode, producer):
