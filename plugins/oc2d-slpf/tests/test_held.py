@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from oc2d_slpf.__main__ import main
 from oc2d_slpf.nftables import Nftables
 
 pytestmark = [pytest.mark.root, pytest.mark.req("SLPF-38")]
@@ -159,6 +160,18 @@ def test_at_stop_remove_leaves_nothing_and_keep_leaves_the_rules(namespace, benc
         namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
         namespace.run(bench.stop)
         assert ("t1_both_ip4_n16" in namespace.nft(None, "list", "ruleset")) == keep
+
+
+def test_what_a_stopped_daemon_left_is_removed_by_hand(namespace, bench, command, capsys):
+    slpf = namespace.run(bench.start)
+    namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
+    namespace.run(bench.stop)
+    namespace.nft(THEIRS)
+    assert namespace.run(main, ["remove"]) == 0
+    assert namespace.nft(None, "list", "ruleset") == THEIRS
+    assert namespace.run(main, ["remove"]) == 0  # nothing there is as well
+    assert namespace.run(main, []) == 2
+    assert "usage" in capsys.readouterr().err
 
 
 UNPRIVILEGED = """
