@@ -16,14 +16,14 @@ from typing import Any, cast
 
 from oc2d.errors import ConfigError, Oc2dError, Problem
 
-__all__ = ["DEFAULT_CONFIG", "main"]
+__all__ = ["DEFAULT_CONFIG", "build_parser", "main"]
 
 DEFAULT_CONFIG = Path("/etc/oc2d/oc2d.toml")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `oc2d` with these arguments (default: the process's own) and return the exit code."""
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     command = cast(Callable[[argparse.Namespace], int], options.run)
     try:
         code = command(options)
@@ -48,7 +48,8 @@ def _complain(message: Oc2dError | Problem) -> None:
     sys.stderr.write(f"oc2d: {message}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser; the namespace it makes has `run`, which takes it and returns the code."""
     parser = argparse.ArgumentParser(
         prog="oc2d",
         description="OpenC2 Consumer: carries out OpenC2 commands that arrive over MQTT.",
@@ -79,8 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=command)
         _add_common(sub)
+        forms = sub.add_mutually_exclusive_group()
         if name != "check":
-            sub.add_argument("--json", action="store_true", help="print JSON")
+            forms.add_argument("--json", action="store_true", help="print JSON")
+        if name == "status":
+            forms.add_argument(
+                "--watch", action="store_true", help="show it anew each second, until q or Ctrl-C"
+            )
     return parser
 
 
@@ -159,12 +165,16 @@ def _status(options: argparse.Namespace) -> int:
     from oc2d.config_file import inspect  # noqa: PLC0415 - the same
     from oc2d.status import SOCKET_NAME, fetch  # noqa: PLC0415 - the same
     from oc2d.status_text import render  # noqa: PLC0415 - the same
+    from oc2d.status_watch import watch  # noqa: PLC0415 - the same
 
     # A daemon goes on after its file was broken or taken away, and can be asked then too.
     findings = inspect(options.config)
     state = findings.state or (State() if options.config == DEFAULT_CONFIG else None)
     if state is None:
         raise ConfigError(findings.problems)
-    told = fetch(state.runtime_directory / SOCKET_NAME)
+    socket = state.runtime_directory / SOCKET_NAME
+    if options.watch:
+        return watch(lambda: render(fetch(socket)))
+    told = fetch(socket)
     sys.stdout.write(json.dumps(told, indent=2) + "\n" if options.json else render(told))
     return 0

@@ -26,6 +26,7 @@ from oc2d.mqtt import topics
 from oc2d.mqtt.session import Session
 from oc2d.mqtt.settings import consumer_link, load_client_id
 from oc2d.mqtt.status import Address, LinkObserver
+from oc2d.reload import applied, changed
 from oc2d.state import StateDirectories
 from oc2d.status import StatusServer
 from oc2d.systemd import Notifier
@@ -45,8 +46,8 @@ NOT_ALIVE = "not_alive"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SESSION_STOP = 5.0
-# Of [broker], what others than the link go by: read at the start only.
-_BROKER_AT_START = ("accept_retained", "response_topic", "session_expiry")
+# What the session says itself, at each new link.
+_SAID_BY_THE_LINK = frozenset({"broker.tls", "broker.tls_verify", "broker.protocol"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,7 @@ def run(options: RunOptions) -> int:
     # All threads inherit this: signals are only ever taken where the daemon waits for them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     prepared = prepare(options.config)
-    for warning in prepared.warnings:
-        if warning.path.startswith("broker."):
-            continue  # the session says it itself, at each new link
-        _log.warning(CONFIG_WARNING, path=warning.path, message=warning.message)
+    _warn(prepared)
     with ExitStack() as undo:
         directories = StateDirectories(prepared.config.state)
         undo.callback(directories.close)
@@ -101,6 +99,7 @@ class Daemon:
         self._client_id = load_client_id(directories.state)
         self._link = consumer_link(config, self._profiles, self._client_id)
         self._marks = _marks(config)
+        self._waiting: tuple[str, ...] = ()
         self._consumer = Consumer(
             config,
             hosted,
@@ -110,7 +109,7 @@ class Daemon:
             subscribed=self._link.subscriptions,
             device_topic=topics.device_topic(config.namespace, config.device_id),
             reply_topics=lambda producer: topics.reply_topics(
-                config.namespace, config.broker.response_topic, producer
+                config.namespace, self._prepared.config.broker.response_topic, producer
             ),
         )
         consumer = self._consumer
@@ -195,33 +194,27 @@ class Daemon:
         self._notifier.reloading()
         old = self._prepared.config
         try:
-            new = prepare(self._options.config, self._prepared.registry).config
+            new = prepare(self._options.config, self._prepared.registry)
         except ConfigError as error:
             for problem in error.problems:
                 _log.error(RELOAD_REFUSED, path=problem.path, message=problem.message)
             self._notifier.ready("the new configuration is wrong; the old one stays in force")
             return
-        changed = [
-            "from" if field.name == "sender" else field.name
-            for field in dataclasses.fields(Config)
-            if getattr(new, field.name) != getattr(old, field.name)
-        ]
-        marks = _marks(new)
-        if new.broker != old.broker or marks != self._marks:
-            applied = dataclasses.replace(old, broker=new.broker)
-            self._link = consumer_link(applied, self._profiles, self._client_id)
+        config = applied(old, new.config)
+        changes, marks = changed(old, config), _marks(config)
+        self._waiting = changed(config, new.config)
+        self._prepared = dataclasses.replace(self._prepared, config=config, warnings=new.warnings)
+        _warn(new)
+        self._link = consumer_link(config, self._profiles, self._client_id)
+        if changes:
+            hosted = _hosted(self._prepared)
+            self._consumer.configure(config, hosted, self._link.subscriptions)
+        if marks != self._marks or any(map(_concerns_link, changes)):
             self._marks = marks
-            self._prepared = dataclasses.replace(self._prepared, config=applied)
             self._session.reconfigure(self._link)
-        rest = [name for name in changed if name != "broker"]
-        rest += [
-            f"broker.{name}"
-            for name in _BROKER_AT_START
-            if getattr(new.broker, name) != getattr(old.broker, name)
-        ]
-        if rest:
-            _log.warning(RESTART_NEEDED, sections=rest)
-        _log.info(RELOADED, changed=changed)
+        if self._waiting:
+            _log.warning(RESTART_NEEDED, keys=list(self._waiting))
+        _log.info(RELOADED, changed=list(changes))
         self._notifier.ready(self._summary())
 
     # -- for `oc2d status`
@@ -238,9 +231,23 @@ class Daemon:
             "uptime": time.time() - self._begun,
             "link": dataclasses.asdict(self._session.status()),
             **self._consumer.snapshot(),
+            "restart_needed": list(self._waiting),
             "warnings": [str(warning) for warning in self._prepared.warnings],
             "plugins": _hook_status(self._prepared),
         }
+
+
+def _warn(prepared: Prepared) -> None:
+    for warning in prepared.warnings:
+        if warning.path not in _SAID_BY_THE_LINK:
+            _log.warning(CONFIG_WARNING, path=warning.path, message=warning.message)
+
+
+def _concerns_link(path: str) -> bool:
+    """Tell whether the broker must be told anew, in a new connection."""
+    if path in {"broker.accept_retained", "broker.response_topic"}:
+        return False
+    return path.startswith("broker.") or path == "limits.payload"
 
 
 def _hosted(prepared: Prepared) -> dict[str, Hosted]:
@@ -251,7 +258,7 @@ def _hosted(prepared: Prepared) -> dict[str, Hosted]:
         nsid: Hosted(
             loaded[nsid].actuator,
             {(p.action, p.target): p for p in loaded[nsid].actuator.supported_pairs()},
-            loaded[nsid].table.timeout,
+            prepared.config.actuators[loaded[nsid].table.name].timeout,
         )
         for nsid in dict.fromkeys([*order, *loaded])
     }

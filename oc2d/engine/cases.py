@@ -58,7 +58,7 @@ class Cases:
         hooks: Hooks,
         clock: Clock,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._journal = journal
         self._handles = handles
         self._answers = answers
@@ -180,7 +180,7 @@ class Cases:
             line.pop(request, None)
 
     def _delay(self, kind: ResponseType) -> float:
-        return _STATUS_AFTER if kind is ResponseType.STATUS else self._settings.interim_after
+        return _STATUS_AFTER if kind is ResponseType.STATUS else self.settings.interim_after
 
     # -- from the workers
 
@@ -276,7 +276,7 @@ class Cases:
 
     def _owes(self, case: Case, status: int) -> bool:
         if last_word(case):
-            return self._settings.report_after_ack and status >= StatusCode.BAD_REQUEST
+            return self.settings.report_after_ack and status >= StatusCode.BAD_REQUEST
         return not case.silent
 
     def reverted(self, job: Job, failed: str | None, batch: Batch) -> None:
@@ -369,7 +369,7 @@ class Cases:
         """Tell until when it is remembered; without a request id until its packet id is reused."""
         if memory.key is None:
             return _NEVER
-        return self._clock.wall() // 1000 + self._settings.remember
+        return self._clock.wall() // 1000 + self.settings.remember
 
     def _tell(  # noqa: PLR0913 - the canonical line
         self,
@@ -396,7 +396,7 @@ class Cases:
             "duplicate": duplicate,
         }
         _log.info(events.REQUEST, **line)
-        self.last.append(line)
+        self.last.append({"at": self._clock.wall(), **line})
         if request is not None and status is not None:
             key = (request.profile or "", request.command.action.value, int(status))
             self.outcomes[key] += 1

@@ -71,6 +71,7 @@ class Consumer:
         self._names = id_names(tuple(hosted.values()))
         self.answers = Answers(config.sender, reply_topics, clock.wall, handles, self._names)
         settings = _settings(config)
+        self._forgetting = Forgetting(clock, settings.remember)
         self._cases = Cases(
             settings=settings,
             journal=self._journal,
@@ -87,7 +88,7 @@ class Consumer:
             cases=self._cases,
             handles=handles,
             clock=clock,
-            forgetting=Forgetting(clock, settings.remember),
+            forgetting=self._forgetting,
         )
         self._workers = self._cases.workers
         for nsid, host in hosted.items():
@@ -96,13 +97,10 @@ class Consumer:
     def _build_gate(self, config: Config, subscribed: frozenset[str], device_topic: str) -> Gate:
         cases = self._cases
         return Gate(
-            names=subscribed | {config.device_id, config.sender},
-            shared=subscribed - {device_topic},
-            accept_retained=config.broker.accept_retained,
-            limits=config.limits,
-            policy=config.policy,
-            compat=config.compat,
+            config=config,
             hosted=self._hosted,
+            subscribed=subscribed,
+            device_topic=device_topic,
             id_names=self._names,
             journal=self._journal,
             hooks=self._hooks,
@@ -163,6 +161,21 @@ class Consumer:
     def alive(self, patience: float) -> Mapping[str, bool]:
         """Tell for the watchdog which parts make progress within `patience` seconds."""
         return {"engine": self.engine.ping(patience), "scheduler": self._scheduler.alive()}
+
+    def configure(
+        self, config: Config, hosted: Mapping[str, Hosted], subscribed: Sequence[str]
+    ) -> None:
+        """Go by this from the next transaction on; `hosted` holds the same actuators as before."""
+        settings = _settings(config)
+
+        def change() -> None:
+            self._gate.configure(config, hosted, frozenset(subscribed))
+            self._cases.settings = settings
+            self._forgetting.configure(settings.remember)
+            for nsid, worker in self._workers.items():
+                worker.host = hosted[nsid]
+
+        self.engine.between(change)
 
     # -- the link, as the actuators hear of it
 

@@ -109,8 +109,12 @@ class Engine:
     def settle(self, timeout: float) -> bool:
         """Wait until all that was reported before is written and handed to the transfer."""
         settled = threading.Event()
-        self._post(_Report(lambda batch: batch.then.append(settled.set), durable=False))
+        self.between(settled.set)
         return settled.wait(timeout)
+
+    def between(self, change: Callable[[], None]) -> None:
+        """Call this on the engine's thread after the next transaction; does not wait."""
+        self._post(_Report(lambda batch: batch.then.append(change), durable=False))
 
     def stop(self, timeout: float) -> None:
         """Write down all that was reported, then end; a disk that says no ends it as well."""

@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 
@@ -137,13 +138,17 @@ def test_sighup_takes_a_new_password_and_keeps_the_old_link_when_the_change_is_w
     zulu.tables["broker"]["keep_alive"] = 77
     zulu.tables["broker"]["response_topic"] = "both"
     zulu.tables["policy"] = {"max_age": 5}
+    zulu.tables[""]["from"] = "another name"
     zulu.write_config()
     zulu.signal(signal.SIGHUP)
     wait_until(lambda: zulu.entries("restart_needed"))
-    assert zulu.entries("restart_needed")[-1]["sections"] == [
-        "policy",
+    assert zulu.entries("restart_needed")[-1]["keys"] == ["from"]
+    assert zulu.entries("reloaded")[-1]["changed"] == [
+        "broker.keep_alive",
         "broker.response_topic",
+        "policy.max_age",
     ]
+    assert zulu.told()["restart_needed"] == ["from"]
     wait_until(lambda: zulu.told()["link"]["since"] != before["since"])
     zulu.until_subscribed()
     assert "k77, u'fw-7')" in host.broker.log.read_text()
@@ -350,3 +355,53 @@ def test_a_start_that_cannot_work_says_why_and_ends_with_1(host):
     assert done.returncode == 1
     assert "state.directory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# -- what counts without a restart
+
+
+def test_limits_policy_dialect_and_topics_count_from_the_reload_on(make_broker_host):
+    host = make_broker_host(isolated=False)
+    zulu = host.consumer(actuators_slpf=DRY, **{"actuators_x-log": {"profiles": ["x-log"]}}).start()
+    soc = host.producer()
+    assert soc.ask(query("rate_limit")).status == 200
+    assert soc.ask({"action": "scan", "target": {"uri": "a:b"}}).status == 200
+    since = zulu.told()["link"]["since"]
+
+    def reload(count):
+        zulu.write_config()
+        zulu.signal(signal.SIGHUP)
+        wait_until(lambda: len(zulu.entries("reloaded")) == count)
+
+    zulu.tables["limits"] = {"rate_per_minute": 5}
+    zulu.tables["policy"] = {"order": ["x-log", "slpf"]}
+    zulu.tables["compat"] = {"strict_cidr": True}
+    zulu.tables["actuators.x-log"] |= {"timeout": 7, "profiles": ["x-other"]}
+    reload(1)
+    told = soc.ask(query("rate_limit", "profiles")).response["results"]
+    assert told == {"rate_limit": 5, "profiles": ["x-log", "slpf"]}
+    assert soc.ask(deny("10.1.2.3/8")).status == 400
+    assert zulu.told()["restart_needed"] == ["actuators.x-log.profiles"]
+    assert zulu.told()["link"]["since"] == since  # no reason for another connection
+
+    zulu.tables["policy"]["producers"] = ["somebody else"]
+    zulu.tables["actuators.x-log"]["profiles"] = ["x-log"]
+    reload(2)
+    assert soc.ask(query()).status == 403
+    assert zulu.told()["restart_needed"] == []
+    assert len(zulu.entries("restart_needed")) == 1
+
+    zulu.tables["policy"]["producers"] = "nonsense"
+    zulu.tables["limits"] = {}
+    zulu.write_config()
+    zulu.signal(signal.SIGHUP)
+    wait_until(lambda: zulu.entries("reload_refused"))
+    assert soc.ask(query()).status == 403
+
+
+def test_the_last_commands_are_shown_with_their_time(zulu, soc):
+    before = time.time() * 1000
+    soc.ask(query())
+    wait_until(lambda: zulu.told()["engine"]["last"])
+    assert before <= zulu.told()["engine"]["last"][-1]["at"] <= time.time() * 1000
+    assert f"    {time.gmtime().tm_year}-" in zulu.run("status").stdout
