@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says more of the machine than of us.
+settings.register_profile("oc2d", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("oc2d")
 
 IN_CI = os.environ.get("CI") == "true"
 

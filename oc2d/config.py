@@ -31,6 +31,7 @@ class Broker:
     key_password_file: str | None = None
     crl_file: Path | None = None
     tls_verify: bool = True
+    alpn: str | None = None
     username: str | None = None
     password_file: str | None = None
     keep_alive: int = 300

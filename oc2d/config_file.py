@@ -18,10 +18,19 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
-__all__ = ["Findings", "inspect", "inspect_tree", "load", "read_toml"]
+__all__ = ["TLS_KEYS", "Findings", "inspect", "inspect_tree", "load", "read_toml"]
 
 _ACTUATOR = "actuators.<nsid>"
-_TLS_KEYS = ("ca_file", "cert_file", "key_file", "key_password_file", "crl_file", "tls_verify")
+#: What `[broker]` says of TLS; without effect when it is off.
+TLS_KEYS = (
+    "ca_file",
+    "cert_file",
+    "key_file",
+    "key_password_file",
+    "crl_file",
+    "tls_verify",
+    "alpn",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +195,7 @@ class _Reader:
         broker.setdefault("port", 8883 if tls else 1883)
         if not tls:
             # An error, no warning: whoever names a certificate counts on the protection (MQTT-57).
-            for name in _TLS_KEYS:
+            for name in TLS_KEYS:
                 if name in broker:
                     self._problem(
                         f"broker.{name}", "has no effect with tls = false: remove one of the two"

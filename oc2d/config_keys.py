@@ -20,6 +20,7 @@ from oc2d.config_kinds import (
     Text,
     Texts,
     Whole,
+    alpn_problem,
     filter_problem,
     host_problem,
     namespace_problem,
@@ -145,12 +146,19 @@ KEYS: tuple[Key, ...] = (
     Key(
         "broker.crl_file",
         File(),
-        "Certificate revocation lists (PEM); with it every certificate of the chain is checked.",
+        "Certificate revocation lists (PEM); with it every certificate of the chain is checked, so "
+        "it needs the list of each authority in it.",
     ),
     Key(
         "broker.tls_verify",
         Flag(),
         "false encrypts without knowing to whom: only for test brokers, warned of at each start.",
+    ),
+    Key(
+        "broker.alpn",
+        Text(alpn_problem, "1 to 255 printable ASCII characters"),
+        "The protocol name to ask for in the TLS handshake (ALPN), for brokers that share a port "
+        "with others: `mqtt` is the registered one.",
     ),
     Key("broker.username", Text(plain_problem), "User name at the broker."),
     Key(

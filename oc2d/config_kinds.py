@@ -23,6 +23,7 @@ __all__ = [
     "Text",
     "Texts",
     "Whole",
+    "alpn_problem",
     "filter_problem",
     "found",
     "host_problem",
@@ -33,6 +34,7 @@ __all__ = [
 
 _GLANCE = 40
 _LONGEST_TOPIC = 65535  # MQTT 5.0, 1.5.4: bytes of UTF-8
+_LONGEST_PROTOCOL = 255  # RFC 7301
 
 _Check = Callable[[str], "str | None"]
 
@@ -263,6 +265,13 @@ def filter_problem(text: str) -> str | None:
         return "# stands only as the whole last level of a topic filter"
     if any("+" in level and level != "+" for level in levels):
         return "+ stands only as a whole level of a topic filter"
+    return plain_problem(text)
+
+
+def alpn_problem(text: str) -> str | None:
+    """Say why `text` is no protocol name for ALPN (RFC 7301), or None."""
+    if len(text) > _LONGEST_PROTOCOL or not (text.isascii() and text.isprintable()):
+        return f"must be at most {_LONGEST_PROTOCOL} printable ASCII characters"
     return plain_problem(text)
 
 

@@ -24,7 +24,7 @@ from oc2d.engine.selection import Hosted
 from oc2d.errors import ConfigError
 from oc2d.mqtt import topics
 from oc2d.mqtt.session import Session
-from oc2d.mqtt.settings import consumer_link, load_client_id
+from oc2d.mqtt.settings import consumer_link, load_client_id, secret_file
 from oc2d.mqtt.status import Address, LinkObserver
 from oc2d.reload import applied, changed
 from oc2d.state import StateDirectories
@@ -278,20 +278,20 @@ def _hook_status(prepared: Prepared) -> list[Any]:
 def _marks(config: Config) -> tuple[object, ...]:
     """Tell when a TLS or secret file was replaced: their identity and time of change."""
     broker = config.broker
-    names = (
+    secrets = (broker.password_file, broker.key_password_file)
+    files = (
         broker.ca_file,
         broker.cert_file,
         broker.key_file,
         broker.crl_file,
-        broker.password_file,
-        broker.key_password_file,
+        *(None if name is None else secret_file(name) for name in secrets),
     )
-    return tuple(_mark(name) for name in names)
+    return tuple(map(_mark, files))
 
 
-def _mark(name: Path | str | None) -> object:
+def _mark(file: Path | None) -> object:
     try:
-        found = Path(name).stat() if name is not None else None
+        found = None if file is None else file.stat()
     except OSError:
         return None
     return found and (found.st_ino, found.st_mtime_ns, found.st_size)

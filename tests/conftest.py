@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _START_TIME = 10.0
@@ -145,18 +146,42 @@ class Certificates:
         """The certificate of `server` is revoked."""
         return self.directory / "server.crl"
 
+    @property
+    def crl_between(self) -> Path:
+        """`between` is revoked, nothing that it issued."""
+        return self.directory / "between.crl"
+
+    @property
+    def crl_old(self) -> Path:
+        """Nothing is revoked, as far as was known yesterday."""
+        return self.directory / "old.crl"
+
+    @property
+    def crl_other(self) -> Path:
+        """What `other_ca` has revoked: nothing."""
+        return self.directory / "other.crl"
+
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """Certificates: `ca`, `server` (localhost, 127.0.0.1), `elsewhere` (another name), `client`,
-    `other_ca` and `stranger` (localhost, signed by it)."""
+    `expired`, `early`, `rsa` (a server's too), `between` (an authority below `ca`) and `below` it
+    (with the chain), `other_ca` and `stranger` (localhost, signed by it)."""
     made = Certificates(tmp_path_factory.mktemp("certificates"))
     authority = _issue(made, "ca", None, ())
     _issue(made, "server", authority, ("localhost", "127.0.0.1"))
     _issue(made, "elsewhere", authority, ("broker.example.org",))
     key, _ = _issue(made, "client", authority, ())
+    own = ("localhost", "127.0.0.1")
     other = _issue(made, "other_ca", None, ())
-    _issue(made, "stranger", other, ("localhost", "127.0.0.1"))
+    _issue(made, "stranger", other, own)
+    _issue(made, "expired", authority, own, days=(-9, -1))
+    _issue(made, "early", authority, own, days=(1, 9))
+    _issue(made, "rsa", authority, own, rsa_key=True)
+    between = _issue(made, "between", authority, (), is_authority=True)
+    _issue(made, "below", between, own)
+    chain = [made.cert(name).read_bytes() for name in ("below", "between")]
+    made.cert("below").write_bytes(b"".join(chain))
     made.client_locked_key.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,
@@ -167,17 +192,30 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     server = x509.load_pem_x509_certificate(made.cert("server").read_bytes())
     made.crl_none.write_bytes(_revoke(authority))
     made.crl_server.write_bytes(_revoke(authority, server.serial_number))
+    serial = between[1].serial_number
+    made.crl_between.write_bytes(_revoke(authority, serial) + _revoke(between))
+    made.crl_old.write_bytes(_revoke(authority, until=-1))
+    made.crl_other.write_bytes(_revoke(other))
     return made
 
 
-_Identity = tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
+_Identity = tuple[Any, x509.Certificate]
 
 
 def _issue(
-    made: Certificates, name: str, authority: _Identity | None, hosts: tuple[str, ...]
+    made: Certificates,
+    name: str,
+    authority: _Identity | None,
+    hosts: tuple[str, ...],
+    *,
+    days: tuple[float, float] = (-0.1, 1),
+    is_authority: bool = False,
+    rsa_key: bool = False,
 ) -> _Identity:
     now = dt.datetime.now(dt.timezone.utc)
-    key = ec.generate_private_key(ec.SECP256R1())
+    is_authority = is_authority or authority is None
+    key: Any = rsa.generate_private_key(65537, 2048) if rsa_key else None
+    key = key or ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     issuer = subject if authority is None else authority[1].subject
     builder = (
@@ -186,11 +224,11 @@ def _issue(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=authority is None, path_length=None), critical=True)
+        .not_valid_before(now + dt.timedelta(days=days[0]))
+        .not_valid_after(now + dt.timedelta(days=days[1]))
+        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
     )
-    if authority is not None:
+    if not is_authority:
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     if hosts:
@@ -215,13 +253,13 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _revoke(authority: _Identity, *serials: int) -> bytes:
+def _revoke(authority: _Identity, *serials: int, until: float = 1) -> bytes:
     now = dt.datetime.now(dt.timezone.utc)
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(authority[1].subject)
-        .last_update(now - dt.timedelta(hours=1))
-        .next_update(now + dt.timedelta(days=1))
+        .last_update(now - dt.timedelta(days=2))
+        .next_update(now + dt.timedelta(days=until))
     )
     for serial in serials:
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()

@@ -61,7 +61,7 @@ def test_marks_of_functions_classes_and_modules_count(table):
         "    def test_that(self): ...\n",
         "--report",
     )
-    assert (code, said) == (0, "4 requirements, 3 tested; 0 MUST or TYPE without a test\n")
+    assert (code, said) == (0, "4 requirements, 3 tested; 0 MUST, TYPE or SHOULD without a test\n")
 
 
 def test_a_test_that_never_runs_or_may_fail_shows_nothing(table):
@@ -72,13 +72,21 @@ def test_a_test_that_never_runs_or_may_fail_shows_nothing(table):
         "--report",
     )
     assert code == 0
-    assert "0 tested; 2 MUST or TYPE without a test" in said
+    assert "0 tested; 3 MUST, TYPE or SHOULD without a test" in said
 
 
-def test_strict_fails_only_for_the_consumers_binding_rows_without_a_reason(table):
+def test_strict_fails_only_for_binding_rows_without_a_reason(table):
     assert table("", "--report", "--strict")[0] == 1
-    shown = "@pytest.mark.req('MQTT-1', 'MQTT-2')\ndef test_both(): ...\n"
-    assert table(shown, "--report", "--strict")[0] == 0
+    consumers = "@pytest.mark.req('MQTT-1', 'MQTT-2')\ndef test_both(): ...\n"
+    assert table(consumers, "--report", "--strict")[0] == 1
+    producers = "@pytest.mark.req('MQTT-3')\ndef test_producer(): ...\n"
+    assert table(consumers + producers, "--report", "--strict")[0] == 0
+
+
+def test_the_summary_counts_by_level(table, tmp_path):
+    assert table("@pytest.mark.req('MQTT-1')\ndef test_one(): ...\n")[0] == 0
+    written = (tmp_path / "docs/conformance.md").read_text()
+    assert "| MUST | 3 | 1 | 1 | 1 |\n| TYPE | 1 | 0 | 0 | 1 |\n| SHOULD | 0 |" in written
 
 
 @pytest.mark.parametrize(

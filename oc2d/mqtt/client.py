@@ -30,6 +30,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from oc2d.mqtt.properties import Delivery, decode_publish
 from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import ServerLimits
+from oc2d.mqtt.tls_failure import tls_failure
 
 __all__ = [
     "PROTOCOL_ERROR",
@@ -186,6 +187,8 @@ class Link(paho.Client):
                 chunk = self.sock.recv(_CHUNK)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
+            except ssl.SSLError as error:  # with TLS 1.3 the broker judges us after our handshake
+                raise LinkLost(tls_failure(error)) from error
             except OSError as error:
                 raise LinkLost(f"read failed: {error.strerror or error}") from error
             if not chunk:

@@ -17,6 +17,7 @@ from oc2d.mqtt import events
 from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import Address
 from oc2d.mqtt.tls import make_context
+from oc2d.mqtt.tls_failure import tls_failure
 
 __all__ = ["Dial"]
 
@@ -92,7 +93,7 @@ class Dial(threading.Thread):
                 sock.connect(target)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if context is not None:
-                    sock = context.wrap_socket(sock, server_hostname=settings.host)
+                    sock = _secured(sock, context, settings.host)
             except OSError as error:
                 sock.close()
                 failures.append(f"{address}: {_describe(error)}")
@@ -105,11 +106,17 @@ class Dial(threading.Thread):
         self.error = "; ".join(failures)
 
 
+def _secured(sock: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:
+    try:
+        return context.wrap_socket(sock, server_hostname=host)
+    except ConnectionError as error:
+        what = f"{error.strerror} in the TLS handshake (no TLS is spoken there: see broker.port)"
+        raise ConnectionError(error.errno, what) from error
+
+
 def _describe(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the broker's certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason or error}"
+        return tls_failure(error)
     if isinstance(error, socket.gaierror):
         return f"cannot resolve the broker's name: {error.strerror}"
     if isinstance(error, TimeoutError):

@@ -25,6 +25,7 @@ __all__ = [
     "link_secret",
     "load_client_id",
     "read_secret",
+    "secret_file",
     "tls_settings",
 ]
 
@@ -53,6 +54,7 @@ class TlsSettings:
     key_password: Secret = _no_secret
     crl_file: Path | None = None
     verify: bool = True
+    alpn: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,7 @@ def tls_settings(broker: Broker) -> TlsSettings | None:
         else lambda: read_secret(name, "broker.key_password_file"),
         crl_file=broker.crl_file,
         verify=broker.tls_verify,
+        alpn=broker.alpn,
     )
 
 
@@ -161,16 +164,13 @@ def read_secret(
     One newline at the end is dropped. The error names the file and `path`, the place in the
     configuration, and never what was read. Raises ConfigError.
     """
-    credentials = environ.get("CREDENTIALS_DIRECTORY")
-    file = Path(name)
-    if "/" not in name:
-        if credentials is None:
-            raise _bad_secret(
-                path,
-                f"there is no systemd credential {name!r} (no CREDENTIALS_DIRECTORY); "
-                f"a file is named with a slash: ./{name}; in the unit, LoadCredential={name}:FILE",
-            )
-        file = Path(credentials, name)
+    file = secret_file(name, environ)
+    if file is None:
+        raise _bad_secret(
+            path,
+            f"there is no systemd credential {name!r} (no CREDENTIALS_DIRECTORY); "
+            f"a file is named with a slash: ./{name}; in the unit, LoadCredential={name}:FILE",
+        )
     try:
         text = file.read_bytes().decode()
     except OSError as error:
@@ -181,6 +181,14 @@ def read_secret(
     if not text:
         raise _bad_secret(path, f"{file} is empty")
     return text
+
+
+def secret_file(name: str, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Find the file of a secret; None: it is a credential, and systemd did not start us."""
+    if "/" in name:
+        return Path(name)
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    return None if directory is None else Path(directory, name)
 
 
 def _bad_secret(path: str, message: str) -> ConfigError:

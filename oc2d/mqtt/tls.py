@@ -31,6 +31,8 @@ def make_context(tls: TlsSettings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    if tls.alpn is not None:
+        context.set_alpn_protocols([tls.alpn])
     problems = [
         problem for step in (_trust, _revocation, _identity) for problem in step(context, tls)
     ]
@@ -80,7 +82,7 @@ def _revocation(context: ssl.SSLContext, tls: TlsSettings) -> list[Problem]:
     )
     if not problems and context.cert_store_stats()["crl"] == known:
         problems = [Problem("broker.crl_file", f"{tls.crl_file}: no revocation list in it")]
-    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     return problems
 
 

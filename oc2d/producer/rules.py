@@ -1,7 +1,7 @@
 """What a Producer must not send although its structure is right, and the words of slpf.
 
 The language's own types check structure and values; here is what the conformance clauses for
-Producers add (LANG-57, 59; SLPF-26, 43, 46, 60).
+Producers add (LANG-57, 59; SLPF-26, 43, 46, 60; AMB-34).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from oc2d.language.command import (
 )
 from oc2d.language.features import is_query_features
 from oc2d.language.targets import TARGET_TYPES
-from oc2d.language.vocabulary import Action, ResponseType
+from oc2d.language.vocabulary import Action, L4Protocol, ResponseType
 
 __all__ = ["checked"]
 
@@ -61,7 +61,7 @@ def checked(tree: Tree, encoding: Encoding, warn: Callable[[str], None] = lambda
     for note in command.notes:
         warn(note)
     _check_slpf(command)
-    for rule in (_extended_args, _query, _insert, _drop, _delete, _update):
+    for rule in (_extended_args, _query, _insert, _drop, _ports, _delete, _update):
         rule(command, warn)
     return {**tree, "target": command_tree(command, encoding)["target"]}
 
@@ -90,6 +90,9 @@ def _hint(tree: Tree) -> str:
 
 def _check_slpf(command: OpenC2Command) -> None:
     """Check the values of the one profile whose words are known here."""
+    name = command.target.name
+    if name.startswith("slpf:") and name != _RULE:
+        raise UsageError(f"slpf has no target {name!r}; did you mean {_RULE}?")
     for present, value, type_, path in (
         (command.target.name == _RULE, command.target.value, _RuleNumber, f"target.{_RULE}"),
         ("slpf" in _own(command), _own(command).get("slpf"), _Arguments, "args.slpf"),
@@ -148,6 +151,13 @@ def _drop(command: OpenC2Command, _: Callable[[str], None]) -> None:
     drops = "drop_process" in _own(command).get("slpf", {})
     if drops and command.action is not Action.DENY:
         raise UsageError("drop_process goes with deny only")
+
+
+def _ports(command: OpenC2Command, _: Callable[[str], None]) -> None:
+    target = command.target.value
+    icmp = getattr(target, "protocol", None) is L4Protocol.ICMP
+    if icmp and (target.src_port, target.dst_port) != (None, None):
+        raise UsageError("icmp has no ports: leave out src_port and dst_port")
 
 
 def _delete(command: OpenC2Command, _: Callable[[str], None]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from oc2d.config import Broker
-from oc2d.config_file import inspect_tree, read_toml
+from oc2d.config_file import TLS_KEYS, inspect_tree, read_toml
 from oc2d.errors import ConfigError, Problem
 from oc2d.mqtt.settings import Backoff, LinkSettings, link_secret, tls_settings
 
@@ -26,7 +26,6 @@ __all__ = ["DEFAULT_FILE", "ProducerSettings", "load_settings", "producer_link"]
 DEFAULT_FILE = Path("~/.config/oc2d/oc2ctl.toml")
 
 _KEYS = ("broker", "from", "namespace")
-_TLS_FILES = ("ca_file", "cert_file", "key_file", "key_password_file", "crl_file", "tls_verify")
 _ALPHABET = string.digits + string.ascii_letters
 
 
@@ -65,7 +64,7 @@ def _overlay(tree: dict[str, Any], broker: dict[str, Any], options: Mapping[str,
     if "broker.host" in options:
         broker.pop("port", None)  # it was the port of the other broker
     if options.get("broker.tls") is False:
-        for name in _TLS_FILES:
+        for name in TLS_KEYS:
             broker.pop(name, None)
     for path, value in options.items():
         section, _, name = path.rpartition(".")

@@ -79,8 +79,9 @@ class Side:
 
 
 @pytest.fixture(scope="module")
-def wire(make_broker_host):
-    """The host with its Consumer, the outside, and a Producer on the host."""
+def wire(make_broker_host, request):
+    """The host with its Consumer, the outside, and a Producer on the host; a back end if asked."""
+    backend = getattr(request, "param", "nftables")
     host = make_broker_host()
     with ExitStack() as stack:
         outside = Namespace()
@@ -94,7 +95,7 @@ def wire(make_broker_host):
             space.ip("addr", "add", f"{address[4]}/24", "dev", device)
             space.ip("addr", "add", f"{address[6]}/64", "dev", device, "nodad")
             space.ip("link", "set", device, "up")
-        zulu = host.consumer(actuators_slpf={}).start()
+        zulu = host.consumer(actuators_slpf={"backend": backend}).start()
         sides = [Side(inner, HOST, OUTSIDE, stack), Side(outside, OUTSIDE, HOST, stack)]
         made = SimpleNamespace(host=sides[0], outside=sides[1], zulu=zulu, soc=host.producer())
         for version in (4, 6):
@@ -132,6 +133,7 @@ def expected(kind, direction, refused):
     }
 
 
+BACKENDS = pytest.mark.parametrize("wire", ["nftables", "iptables"], indirect=True)
 WAYS = [
     (None, None),  # the defaults: both, none
     *itertools.product(("both", "ingress", "egress"), ("none", "reject")),
@@ -163,6 +165,7 @@ def test_a_deny_stops_what_it_says_and_no_more_until_it_is_deleted(
     assert seen(wire, version, OPEN) == OPEN
 
 
+@BACKENDS
 @pytest.mark.req("AMB-39", "SLPF-22", "SLPF-37")
 @pytest.mark.parametrize("version", [4, 6])
 def test_an_allow_ahead_of_a_deny_opens_its_part_and_goes_with_its_number(wire, version):
@@ -183,6 +186,7 @@ def test_an_allow_ahead_of_a_deny_opens_its_part_and_goes_with_its_number(wire, 
     assert wire.zulu.rules() == {}
 
 
+@BACKENDS
 @pytest.mark.req("SLPF-18", "SLPF-38")
 def test_a_denied_packet_never_passes_while_the_daemon_dies_and_starts(wire):
     denied = wire.soc.ask(deny(OUTSIDE[4])).number

@@ -22,13 +22,12 @@ from oc2d.errors import Failed, NotSupported, Refusal, StateError
 from oc2d.language.ids import SLPF
 from oc2d.language.vocabulary import Action, StatusCode
 from oc2d_slpf import answers, files, language, resolvers, settings, update
-from oc2d_slpf.backend import Backend, BackendError, Permit, permits
-from oc2d_slpf.dry_run import DryRun
+from oc2d_slpf.backend import BackendError, Permit, permits
+from oc2d_slpf.backends import make_backend
 from oc2d_slpf.firewall import Firewall
 from oc2d_slpf.guard import Guard
 from oc2d_slpf.inspection import shown
 from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, OPTION, Args, Results, RuleNumber
-from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.rules import Rule, Verdict, encode
 from oc2d_slpf.specifiers import Here, Specifiers
 from oc2d_slpf.store import Entry, Outcome, Store, StoreError
@@ -61,16 +60,12 @@ class Slpf(Actuator):
         self._here = Here()
         self._guard = Guard(config.never_block)
         self._store: Store | None = None
-        self._firewall = Firewall(self._backend(config))
+        self._firewall = Firewall(make_backend(config))
         self._linked: frozenset[Permit] = frozenset()
         self._loaded = False
         self._change = Change()
         self._astray = False  # the tiers in memory are not those of the store
         self._call: Callable[[Callable[[], None]], None] = lambda _: None
-
-    @staticmethod
-    def _backend(config: settings.Settings) -> Backend:
-        return DryRun() if config.backend == "dry-run" else Nftables(config.never_block)
 
     @classmethod
     def parse_config(cls, table: Mapping[str, Any]) -> settings.Settings:

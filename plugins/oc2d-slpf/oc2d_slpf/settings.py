@@ -9,7 +9,8 @@ from ipaddress import collapse_addresses, ip_network
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from oc2d.errors import ConfigError, Problem
+from oc2d.errors import ConfigError, Problem, StateError
+from oc2d_slpf.iptables_tools import families
 from oc2d_slpf.rules import Network
 
 __all__ = ["Settings", "parse"]
@@ -31,7 +32,7 @@ _TUPLE_MAX = 10
 class Settings:
     """What `[actuators.slpf]` says; `never_block` is collapsed."""
 
-    backend: Literal["nftables", "dry-run"] = "nftables"
+    backend: Literal["nftables", "iptables", "dry-run"] = "nftables"
     asset_id: str | None = None
     named_groups: tuple[str, ...] = ()
     hostnames: tuple[str, ...] = ()
@@ -77,11 +78,12 @@ def parse(values: Mapping[str, Any]) -> Settings:
         if key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, n=1)
             table.wrong(key, "unknown key" + (f"; did you mean {near[0]!r}?" if near else ""))
-    if values.get("backend") == "iptables":
-        table.wrong("backend", "'iptables' is not available yet; use 'nftables'")
-        backend: Any = "nftables"
-    else:
-        backend = table.choice("backend", ("nftables", "dry-run"))
+    backend = table.choice("backend", ("nftables", "iptables", "dry-run"))
+    if backend == "iptables":
+        try:
+            families()
+        except StateError as error:
+            table.wrong("backend", str(error))
     asset_id = values.get("asset_id")
     if asset_id is not None and not isinstance(asset_id, str):
         table.wrong("asset_id", f'must be a string: write asset_id = "{asset_id}"')

@@ -25,6 +25,7 @@ from oc2d.language.values import IPv4Net, IPv6Net
 from oc2d.language.vocabulary import Action, L4Protocol
 from oc2d_slpf import Slpf, resolvers
 from oc2d_slpf.backend import BackendError, Permit, Unpermit
+from oc2d_slpf.iptables_tools import Family
 from oc2d_slpf.language import Args
 from oc2d_slpf.rules import PORT_PROTOCOLS, Direction, Verdict, encode
 from oc2d_slpf.specifiers import Specifiers
@@ -286,6 +287,20 @@ def resolv_conf(tmp_path, monkeypatch):
     return path
 
 
+@pytest.fixture(autouse=True)
+def own_rules_only(monkeypatch):
+    """The rules of this machine are none of the tests' business: changes need a namespace."""
+    home, run = Path("/proc/self/ns/net").readlink(), Family._run
+
+    def guarded(command, text=""):
+        assert not text or Path("/proc/thread-self/ns/net").readlink() != home, (
+            "outside a namespace"
+        )
+        return run(command, text)
+
+    monkeypatch.setattr(Family, "_run", staticmethod(guarded))
+
+
 @pytest.fixture
 def bench(tmp_path):
     bench = Bench(tmp_path)
@@ -365,7 +380,7 @@ def ip(*args):
 def require_root():
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces")
-    for tool in ("ip", "nft"):
+    for tool in ("ip", "nft", "iptables", "ip6tables"):
         if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin:/sbin"):
             pytest.skip(f"needs {tool}")
 
@@ -418,12 +433,18 @@ def _wire(client, wall, server):
     return SimpleNamespace(client=client, wall=wall, server=server)
 
 
+@pytest.fixture(params=["nftables", "iptables"])
+def backend(request):
+    """The back ends that are to be no different to what a packet meets."""
+    return request.param
+
+
 @pytest.fixture
-def walled(world, bench):
+def walled(world, bench, backend):
     """Run an actuator inside the firewall's namespace: `walled(function, …)` on its thread."""
 
     def start(**table):
-        actuator = world.wall.run(bench.start, **table)
+        actuator = world.wall.run(bench.start, backend=backend, **table)
         return SimpleNamespace(
             actuator=actuator,
             do=lambda *args, **kwargs: world.wall.run(

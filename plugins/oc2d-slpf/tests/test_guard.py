@@ -229,6 +229,7 @@ def test_only_name_servers_off_this_host_need_a_permit(resolv_conf):
 # -- false_ack
 
 
+@pytest.mark.parametrize("backend", ["nftables"])
 @pytest.mark.req("SLPF-16", "AMB-45")
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("target", ["wall", "server"])
@@ -281,6 +282,7 @@ def test_false_ack_completes_the_handshake_and_the_host_sees_nothing(
         service.accept()[0].close()
 
 
+@pytest.mark.parametrize("backend", ["nftables"])
 @pytest.mark.req("AMB-45")
 def test_an_allow_ahead_of_false_ack_lets_the_host_answer_itself(walled, world):
     wall = walled()

@@ -13,9 +13,11 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
+from oc2d_slpf.iptables import Iptables
 from oc2d_slpf.nftables import Nftables
 
 pytestmark = [
@@ -39,7 +41,7 @@ from oc2d.language.vocabulary import Action
 from oc2d_slpf import Slpf
 from oc2d_slpf.language import Args
 state, run, new = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-slpf = Slpf(Slpf.parse_config({}))
+slpf = Slpf(Slpf.parse_config({"backend": sys.argv[4]}))
 slpf.start(Context("fw", state, run, "boot-1", lambda: 0))
 slpf.restore(())
 def deny(index, net):
@@ -101,10 +103,16 @@ class Traffic:
             sock.close()
 
 
-def _daemon(world, path, number):
+def _daemon(world, path, number, backend):
     child = world.wall.run(
         lambda: subprocess.Popen(
-            [sys.executable, "-c", DAEMON, str(path / "state"), str(path / "run"), str(number)],
+            [
+                sys.executable,
+                "-c",
+                DAEMON,
+                *map(str, (path / "state", path / "run", number)),
+                backend,
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -121,10 +129,10 @@ def _end(child, how):
     child.stdout.close()
 
 
-def test_no_packet_passes_over_restarts_and_deaths(world, tmp_path, wait_until):
+def test_no_packet_passes_over_restarts_and_deaths(world, tmp_path, wait_until, backend):
     for name in ("state", "run"):
         (tmp_path / name).mkdir()
-    child = _daemon(world, tmp_path, 0)
+    child = _daemon(world, tmp_path, 0, backend)
     with Traffic(world) as traffic:
         try:
             time.sleep(0.05)
@@ -132,7 +140,7 @@ def test_no_packet_passes_over_restarts_and_deaths(world, tmp_path, wait_until):
             for number in range(1, RESTARTS + 1):
                 time.sleep(random.random() * 0.05)
                 _end(child, random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
-                child = _daemon(world, tmp_path, number)
+                child = _daemon(world, tmp_path, number, backend)
             assert wait_until(lambda: traffic.heard(OPEN))
             assert traffic.heard(DENIED) == 0
             assert traffic.sent > 1000 * RESTARTS
@@ -141,9 +149,13 @@ def test_no_packet_passes_over_restarts_and_deaths(world, tmp_path, wait_until):
             world.wall.nft("flush ruleset\n")
 
 
-@pytest.mark.parametrize("owner", [True, False])
-def test_no_packet_passes_while_the_table_is_loaded_anew(world, bench, command, owner):
-    slpf = world.wall.run(bench.start, Nftables(owner=owner))
+@pytest.mark.parametrize(
+    ("make", "repairs"),
+    [(Nftables, REPAIRS), (partial(Nftables, owner=False), REPAIRS), (Iptables, REPAIRS // 10)],
+    ids=["owner", "watch", "iptables"],
+)
+def test_no_packet_passes_while_the_table_is_loaded_anew(world, bench, command, make, repairs):
+    slpf = world.wall.run(bench.start, make())
     try:
         nets = [DENIED, *(f"198.51.{n // 250}.{n % 250}" for n in range(999))]
         world.wall.run(
@@ -151,15 +163,15 @@ def test_no_packet_passes_while_the_table_is_loaded_anew(world, bench, command, 
             [command("deny", net, insert_rule=2 * n + 2) for n, net in enumerate(nets)],
         )
         with Traffic(world) as traffic:
-            for _ in range(REPAIRS):
+            for _ in range(repairs):
                 world.wall.run(slpf._firewall.repair)
             # and while tiers split and merge around the rule
-            for _ in range(REPAIRS // 3):
+            for _ in range(repairs // 3):
                 made = world.wall.run(slpf.execute, command("allow", "192.0.2.1", insert_rule=1001))
                 world.wall.run(slpf.execute, command("delete", made.results.rule_number))
             assert traffic.heard(OPEN)
             assert traffic.heard(DENIED) == 0
-            assert traffic.sent > 10 * REPAIRS
+            assert traffic.sent > 10 * repairs
     finally:
         world.wall.run(bench.stop)
         world.wall.nft("flush ruleset\n")

@@ -91,6 +91,7 @@ OPEN = {"to": True, "from": True, "through": True, "back": True}
 SHUT = dict.fromkeys(OPEN, False)
 
 
+@pytest.mark.req("AMB-35")
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize(
     ("direction", "passing"),
@@ -386,7 +387,7 @@ table inet probe {{
   {sets}
   chain pre {{ type filter hook prerouting priority -100; {pre}
   }}
-  chain onward {{ type filter hook forward priority -100; {onward}
+  chain onward {{ type filter hook forward priority 10; {onward}
   }}
 }}
 """
@@ -501,7 +502,7 @@ def _observed(wall, hook):
 @pytest.mark.req("SLPF-29", "AMB-39")
 @pytest.mark.parametrize("seed", range(3))
 def test_real_packets_fare_as_in_the_rule_list_read_one_by_one(
-    walled, world, model, wait_until, seed
+    walled, world, model, wait_until, seed, backend
 ):
     wall = walled()
     dice = Dice(seed, wall.actuator._firewall)
@@ -524,6 +525,8 @@ def test_real_packets_fare_as_in_the_rule_list_read_one_by_one(
                 raw = _raw(packet.version, packet)
                 sockets[packet.version].sendto(raw, (packet.dst, 0))
             expected = _expected(model, dice.rules)
+            if backend == "iptables":
+                del expected["pre"]  # there both lists are asked in the hook forward
             time.sleep(QUIET)
             for hook, items in expected.items():
                 wait_until(lambda h=hook, i=items: _observed(world.wall, h) >= i)

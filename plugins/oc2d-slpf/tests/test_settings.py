@@ -58,7 +58,3 @@ def test_every_mistake_is_named_with_its_path():
     assert "did you mean 'backend'?" in found["backnd"]
     assert "did you mean 'nftables'?" in found["backend"]
     assert "absolute path" in found["update_directories[0]"]
-
-
-def test_iptables_is_not_there_yet():
-    assert "not available yet" in problems({"backend": "iptables"})["backend"]

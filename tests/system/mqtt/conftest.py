@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.language.codec import Encoding
 from oc2d.mqtt.session import Session
+from oc2d.mqtt.settings import TlsSettings
 from oc2d.mqtt.status import LinkObserver
+from tests.conftest import Certificates, free_port
 from tests.peer import Engine, Peer, make_settings, response
 from tests.waiting import wait_until
 
@@ -71,5 +79,47 @@ def exchange(start: StartSession) -> Callable[..., None]:
         wait_until(lambda: len(answers.got) == len(engine.sent_handles) == count, 30)
         assert [message.payload for message in engine.got] == [one.payload for one in commands]
         assert [message.payload for message in answers.got] == [one.payload for one in commands]
+
+    return run
+
+
+@pytest.fixture
+def s_server(certificates: Certificates) -> Iterator[Callable[..., int]]:
+    """Start `openssl s_server` with options; returns its port."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    running: list[subprocess.Popen[bytes]] = []
+
+    def serve(*options: str | Path, cert: str = "server") -> int:
+        port = free_port()
+        command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-quiet", *options]
+        files = ["-cert_chain", certificates.cert(cert)] if cert == "below" else []
+        files += ["-cert", certificates.cert(cert), "-key", certificates.key(cert)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+        running.append(subprocess.Popen([*command, *files], stderr=subprocess.DEVNULL, **pipes))
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return port
+            time.sleep(0.01)
+        return pytest.fail("openssl s_server did not start")
+
+    yield serve
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def handshake(start: StartSession) -> Callable[..., str]:
+    """Connect with TLS; returns what is wrong with it, "" when it stands."""
+
+    def run(port: int, tls: TlsSettings, host: str = "localhost") -> str:
+        session, _ = start(port, host=host, tls=tls, answer_timeout=0.2)
+        wait_until(lambda: session.status().last_error)
+        error = session.status().last_error or ""
+        session.stop(0)
+        # then TLS stood, and we waited for CONNACK of who speaks no MQTT
+        return "" if "CONNACK" in error else error
 
     return run

@@ -315,6 +315,7 @@ def test_an_unreachable_broker_is_told_within_the_timeout(run) -> None:
     assert "refused" in err
 
 
+@pytest.mark.req("LANG-74")
 def test_mistakes_end_with_their_code_and_without_a_traceback(run, tmp_path, capsys) -> None:
     code, _, err = run("deny ipv4_net 1.2.3.400 --device x")
     assert code == 2

@@ -402,7 +402,9 @@ def test_query_features_takes_no_other_argument(bench, args, status):
     assert bench.answered(features("versions", **args)).status == status
 
 
-@pytest.mark.req("LANG-46", "LANG-47", "LANG-48", "LANG-49", "LANG-50", "LANG-52", "LANG-61")
+@pytest.mark.req(
+    "LANG-46", "LANG-47", "LANG-48", "LANG-49", "LANG-50", "LANG-52", "LANG-61", "LANG-90"
+)
 def test_query_features_tells_of_the_whole_consumer(build, door):
     bench = build(door, Window())
     assert bench.answered(features()).response == {"status": 200}

@@ -76,7 +76,7 @@ def test_unknown_members_of_headers_and_message_are_ignored():
     assert open_envelope(message).headers.request_id == "1"
 
 
-@pytest.mark.req("MQTT-42", "MQTT-43", "LANG-18", "AMB-62", "AMB-6")
+@pytest.mark.req("MQTT-42", "MQTT-43", "LANG-8", "LANG-18", "LANG-81", "AMB-62", "AMB-6")
 @pytest.mark.parametrize(
     ("message", "path"),
     [

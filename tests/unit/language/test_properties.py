@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ipaddress
 import json
@@ -23,7 +24,14 @@ from oc2d.language.message import (
     wrap_response,
 )
 from oc2d.language.response import parse_response
-from oc2d.language.vocabulary import Action, Feature, L4Protocol, ResponseType
+from oc2d.language.vocabulary import (
+    CORE_TARGETS,
+    Action,
+    Feature,
+    L4Protocol,
+    ResponseType,
+    StatusCode,
+)
 
 LIMITS = InputLimits()
 LARGEST = 2**53 - 1
@@ -70,31 +78,40 @@ processes = st.recursive(
     lambda inner: st.fixed_dictionaries({"parent": inner}, optional={"cwd": text}),
     max_leaves=3,
 )
-targets = st.one_of(
-    st.fixed_dictionaries({"ipv4_net": ipv4}),
-    st.fixed_dictionaries({"ipv6_net": ipv6}),
-    st.fixed_dictionaries({"ipv4_connection": connections(ipv4)}),
-    st.fixed_dictionaries({"ipv6_connection": connections(ipv6)}),
-    st.fixed_dictionaries(
-        {"features": st.lists(st.sampled_from([name.value for name in Feature]))}
-    ),
-    st.fixed_dictionaries({"file": files}),
-    st.fixed_dictionaries({"process": processes}),
-    st.fixed_dictionaries({"properties": st.lists(text, min_size=1, unique=True)}),
-    st.fixed_dictionaries(
-        {"mac_addr": st.binary(min_size=6, max_size=6).map(lambda b: b.hex(":"))}
-    ),
-    st.fixed_dictionaries(
-        {
-            "artifact": st.fixed_dictionaries(
-                {"payload": st.fixed_dictionaries({"url": st.just("a:b")})}
-            )
-        }
-    ),
-    st.fixed_dictionaries({"domain_name": st.just("a.example")}),
-    st.fixed_dictionaries({"email_addr": st.emails(domains=st.just("example.com"))}),
-    st.fixed_dictionaries({"slpf:rule_number": trees}),
-)
+
+
+def octets(size):
+    return st.binary(min_size=size, max_size=size)
+
+
+names = st.from_regex(r"\A[a-z0-9]{1,9}(\.[a-z]{2,9}){0,2}\Z")
+idn_names = names | st.sampled_from(["bücher.example", "例え.テスト"])
+uris = st.from_regex(r"\A[a-z][a-z+.-]{0,5}:[a-zA-Z0-9/?._~-]{0,12}\Z")
+command_ids = st.from_regex(r"\A[!-~]{0,36}\Z")
+binaries = st.binary(max_size=9).map(lambda b: base64.urlsafe_b64encode(b).decode().rstrip("="))
+payloads = st.fixed_dictionaries({"bin": binaries}) | st.fixed_dictionaries({"url": uris})
+targets_by_name = {
+    "ipv4_net": ipv4,
+    "ipv6_net": ipv6,
+    "ipv4_connection": connections(ipv4),
+    "ipv6_connection": connections(ipv6),
+    "features": st.lists(st.sampled_from([name.value for name in Feature])),
+    "file": files,
+    "process": processes,
+    "properties": st.lists(text, min_size=1, unique=True),
+    "mac_addr": st.sampled_from([6, 8]).flatmap(octets).map(lambda b: b.hex(":")),
+    "artifact": members(mime_type=text, payload=payloads, hashes=hashes).filter(bool),
+    "command": command_ids,
+    "device": members(hostname=names, idn_hostname=idn_names, device_id=text).filter(bool),
+    "domain_name": names,
+    "email_addr": st.emails(domains=st.just("example.com")),
+    "idn_domain_name": idn_names,
+    "idn_email_addr": idn_names.map("bücher@{}".format),
+    "uri": uris,
+    "iri": uris.map("{}ü".format),
+    "slpf:rule_number": trees,
+}
+targets = st.one_of([st.fixed_dictionaries({name: own}) for name, own in targets_by_name.items()])
 windows = st.one_of(
     members(start_time=milliseconds, duration=milliseconds),
     members(stop_time=milliseconds, duration=milliseconds),
@@ -115,7 +132,7 @@ commands = st.fixed_dictionaries(
         "actuator": st.builds(
             lambda nsid, own: {nsid: own}, nsids, st.dictionaries(text, trees, max_size=2)
         ),
-        "command_id": st.from_regex(r"\A[!-~]{0,36}\Z"),
+        "command_id": command_ids,
     },
 )
 headers = st.builds(
@@ -153,6 +170,63 @@ def test_messages_survive_all_forms_and_mean_the_same(tree, heads):
         assert again.notes == ()
         assert fingerprint(canonical, again) == seen[-1][1]
     assert seen[0] == seen[1] == seen[2]
+
+
+@pytest.mark.req("LANG-79")
+def test_every_target_is_among_those_that_are_tried():
+    assert targets_by_name.keys() == {*CORE_TARGETS, "slpf:rule_number"}
+
+
+def transcoded(payload, source, goal):
+    """Say a request again in another form, from what was understood of it."""
+    envelope = open_envelope(decode(payload, source, LIMITS))
+    command = parse_command(envelope.content, source)
+    return encode(wrap_request(command_tree(command, goal), envelope.headers), goal)
+
+
+@pytest.mark.req("LANG-73", "AMB-52", "MQTT-35", "LANG-79", "LANG-80", "LANG-65", "LANG-66")
+@given(commands, headers, st.permutations(list(Encoding)))
+def test_a_command_goes_round_through_all_forms_and_comes_back_to_the_byte(tree, heads, way):
+    first = way[0]
+    canonical = transcoded(encode(wrap_request(tree, heads), Encoding.JSON), Encoding.JSON, first)
+    payload = canonical
+    for source, goal in zip(way, [*way[1:], first], strict=True):
+        assert guess(payload) is source
+        payload = transcoded(payload, source, goal)
+    assert payload == canonical
+
+
+results = members(
+    versions=st.lists(st.just("1.0"), min_size=1, max_size=1),
+    profiles=st.lists(nsids, unique=True),
+    pairs=st.dictionaries(
+        st.sampled_from([action.value for action in Action]),
+        st.lists(
+            st.sampled_from([*CORE_TARGETS, "slpf:rule_number", "x-a:b"]), min_size=1, unique=True
+        ),
+        min_size=1,
+    ),
+    rate_limit=st.integers(0, LARGEST) | st.just(0.5),
+    slpf=st.fixed_dictionaries({"rule_number": st.integers(1, 2**31 - 1)}),
+    pf=st.dictionaries(text, trees, max_size=2),
+).filter(bool)
+responses = st.fixed_dictionaries(
+    {"status": st.sampled_from([int(status) for status in StatusCode])},
+    optional={"status_text": text, "results": results},
+)
+
+
+@pytest.mark.req("LANG-73", "AMB-52", "MQTT-35", "LANG-38", "LANG-78", "LANG-79")
+@given(responses, headers, encodings)
+def test_a_response_is_read_as_it_was_written_in_every_form(tree, heads, encoding):
+    payload = encode(wrap_response(tree, heads), encoding)
+    assert guess(payload) is encoding
+    envelope = open_envelope(decode(payload, encoding, LIMITS))
+    assert envelope.headers == heads
+    assert envelope.content == tree
+    read = parse_response(envelope.content)
+    assert (read.status, read.status_text) == (tree["status"], tree.get("status_text"))
+    assert (read.results, read.warnings) == (tree.get("results"), ())
 
 
 @pytest.mark.req("LANG-66", "AMB-31")

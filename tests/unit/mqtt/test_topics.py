@@ -98,7 +98,7 @@ def test_a_producer_may_name_its_response_topic_with_the_namespace():
     assert reply_topics("vpf", "producer", "vpf/oc2/rsp/soc") == ("vpf/oc2/rsp/soc",)
 
 
-@pytest.mark.req("MQTT-23", "AMB-4")
+@pytest.mark.req("MQTT-23", "MQTT-25", "AMB-4")
 @given(st.text(), st.sampled_from(["general", "producer", "both"]))
 def test_whatever_a_producer_calls_itself_no_other_topic_is_possible(producer, mode):
     for topic in reply_topics("", mode, producer):

@@ -93,7 +93,10 @@ def built(line: str | list[str], encoding: Encoding = Encoding.JSON) -> dict:
         ),
     ],
 )
-@pytest.mark.req("SLPF-60", "SLPF-28", "SLPF-27", "AMB-26", "LANG-58", "LANG-88")
+@pytest.mark.req(
+    "SLPF-1", "SLPF-26", "SLPF-27", "SLPF-28", "SLPF-60", "AMB-26", "LANG-46", "LANG-58", "LANG-82",
+    "LANG-84", "LANG-85", "LANG-86", "LANG-88",
+)  # fmt: skip
 def test_a_command_line_becomes_the_command_it_says(line, action, target, args) -> None:
     expected = {"action": action, "target": target, "args": {**args, **COMPLETE}}
     assert built(line) == expected
@@ -167,6 +170,8 @@ def test_host_bits_are_masked_and_told() -> None:
         ("update file path=/x", UsageError, "needs name="),
         ("command deny ipv4_conection dst_port=1", BadRequest, "did you mean 'ipv4_connection'"),
         ("command deny file", UsageError, "name=…, path=…"),
+        ("command copy artifact payload.url=nowhere", BadRequest, "URI with a scheme"),
+        ("command copy artifact payload.url=http://x/%zz", BadRequest, "URI with a scheme"),
         ("command deny file {", UsageError, "JSON"),
         ("deny ipv4_net 1.2.3.4 --insert-rule 7 --response ack", UsageError, "complete"),
         ("deny ipv4_net 1.2.3.4 --insert-rule 0", BadRequest, "args.slpf.insert_rule"),
@@ -191,15 +196,16 @@ def test_host_bits_are_masked_and_told() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.req(
-    "LANG-59", "SLPF-26", "SLPF-43", "SLPF-46", "AMB-36", "AMB-37", "LANG-25", "LANG-65"
-)
+    "LANG-59", "SLPF-26", "SLPF-43", "SLPF-45", "SLPF-46", "SLPF-6", "AMB-36", "AMB-37", "LANG-25",
+    "LANG-65", "LANG-70",
+)  # fmt: skip
 def test_what_must_not_be_sent_is_refused_with_a_reason(line, error, says) -> None:
     with pytest.raises(error) as caught:
         built(line)
     assert re.search(says, str(caught.value)), caught.value
 
 
-@pytest.mark.req("LANG-59", "SLPF-43", "SLPF-46", "MQTT-22")
+@pytest.mark.req("LANG-12", "LANG-13", "LANG-59", "SLPF-43", "SLPF-46", "MQTT-22")
 @pytest.mark.parametrize(
     "line",
     [
@@ -276,6 +282,7 @@ def test_a_bare_command_in_a_file_is_wrapped() -> None:
     assert from_file(DENY)["body"] == {"openc2": {"request": DENY}}
 
 
+@pytest.mark.req("MQTT-36", "LANG-2", "LANG-7")
 def test_a_message_in_a_file_keeps_its_headers_and_gets_the_missing_ones() -> None:
     body = {"openc2": {"request": DENY}}
     headers = from_file({"headers": {"request_id": "uuid_1", "from": "orch"}, "body": body})[

@@ -141,10 +141,13 @@ def test_a_single_name_as_recipient_is_fine() -> None:
         b"hello",
         b"{",
         b"[]",
+        b'{"headers":{"request_id":"r-1"},"body":{"openc2":{"response":{"status":200,"status":500}}}}',
+        b'{"headers":{"request_id":"r-1"},"body":{"openc2":{"response":{"status":NaN}}}}',
         json.dumps({"headers": HEADERS, "body": {"openc2": {"request": {}}}}).encode(),
         json.dumps({"headers": HEADERS, "body": {"openc2": {"notification": {}}}}).encode(),
     ],
 )
+@pytest.mark.req("LANG-75", "LANG-76", "LANG-89")
 def test_what_is_no_response_is_ignored(payload) -> None:
     assert read_reply(delivery(payload)) is None
 

@@ -67,6 +67,7 @@ key_file = "key.pem"
 key_password_file = "./kp"
 crl_file = "../crl.pem"
 tls_verify = false
+alpn = "mqtt"
 username = "u"
 password_file = "broker-password"
 keep_alive = 1
@@ -116,6 +117,7 @@ er = 1
         key_password_file=str(tmp_path / "kp"),
         crl_file=tmp_path / "../crl.pem",
         tls_verify=False,
+        alpn="mqtt",
         username="u",
         password_file="broker-password",
         keep_alive=1,
@@ -260,7 +262,9 @@ def test_keys_that_need_another_say_so(wrong, lines, path):
 
 
 @pytest.mark.req("MQTT-57")
-@pytest.mark.parametrize("line", ['ca_file = "x"', "tls_verify = true", 'crl_file = "x"'])
+@pytest.mark.parametrize(
+    "line", ['ca_file = "x"', "tls_verify = true", 'crl_file = "x"', 'alpn = "mqtt"']
+)
 def test_tls_keys_without_tls_are_errors(wrong, line):
     found = wrong(broker=f'host = "h"\ntls = false\n{line}')
     assert "no effect with tls = false" in found[f"broker.{line.split()[0]}"]
@@ -372,3 +376,8 @@ def test_no_file_makes_it_raise_anything_else(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("config") / "oc2d.toml"
     path.write_bytes(content)
     assert inspect(path).config is None
+
+
+@pytest.mark.parametrize("name", ["", "a" * 256, "möqtt", "mqtt\\n"])
+def test_a_protocol_name_is_short_printable_ascii(wrong, name):
+    assert "broker.alpn" in wrong(broker=f'host = "h"\nalpn = "{name}"')

@@ -91,8 +91,9 @@ class Line:
 class Linear:
     """All rules by number; the first that hits decides, and what none hits passes."""
 
-    def __init__(self):
+    def __init__(self, backend):
         self.lines = {}
+        self.backend = backend
 
     def judge(self, side, packet):
         for number in sorted(self.lines):
@@ -112,27 +113,30 @@ class Linear:
                 return "nothing"
             # the answer is judged as any packet that leaves, except over loopback; one that a
             # reject hits passes
-            stopped = packet["way"] != "output" and self.judge("egress", _answer(packet)) == "none"
+            stopped = (
+                packet["way"] != "output" and self.judge("egress", self._answer(packet)) == "none"
+            )
             return "nothing" if stopped else "refused"
         return "arrives"
 
+    def _answer(self, packet):
+        """Return what the firewall answers, towards where the packet came from.
 
-def _answer(packet):
-    """Return what the firewall answers, towards where the packet came from.
-
-    A TCP segment gets one with RST, in the name of where it went; anything else an ICMP error: of
-    IPv4 the kernel sends it from the address of that link, of IPv6 from the one asked for.
-    """
-    version = packet["version"]
-    if packet["protocol"] == 6:
-        turned = {"src": packet["dst"], "dst": packet["src"]}
-        ports = {"sport": packet["dport"], "dport": packet["sport"]}
-        return {"version": version, "protocol": 6} | turned | ports
-    near = _value(WALL[version][packet["from"] == "inside"])
-    local = {_value(address) for address in WALL[version]}
-    source = packet["dst"] if version == 6 and packet["dst"] in local else near
-    ours = {"version": version, "src": source, "dst": packet["src"]}
-    return ours | {"protocol": 1 if version == 4 else 58, "sport": None, "dport": None}
+        A TCP segment gets one with RST, in the name of where it went; anything else an ICMP error.
+        The kernel sends that from the address asked for if it knows that it is one of this host.
+        Of IPv4 it does not in prerouting: there it is the address of that link.
+        """
+        version = packet["version"]
+        if packet["protocol"] == 6:
+            turned = {"src": packet["dst"], "dst": packet["src"]}
+            ports = {"sport": packet["dport"], "dport": packet["sport"]}
+            return {"version": version, "protocol": 6} | turned | ports
+        near = _value(WALL[version][packet["from"] == "inside"])
+        local = {_value(address) for address in WALL[version]}
+        known = packet["dst"] in local and (version == 6 or self.backend == "iptables")
+        source = packet["dst"] if known else near
+        ours = {"version": version, "src": source, "dst": packet["src"]}
+        return ours | {"protocol": 1 if version == 4 else 58, "sport": None, "dport": None}
 
 
 # -- the packets

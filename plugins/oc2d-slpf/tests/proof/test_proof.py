@@ -32,9 +32,9 @@ PREFIXES = {
 class Program:
     """Random commands, carried out by the actuator and written down in the model."""
 
-    def __init__(self, dice, proof, wall, command):
+    def __init__(self, dice, proof, wall, command, backend):
         self.dice, self.proof, self.wall, self.command = dice, proof, wall, command
-        self.model = proof.Linear()
+        self.model = proof.Linear(backend)
         self.reserved = {}  # key: (command, number, what it says)
         self.running = {}  # key: (command, number) of rules with an end
         self.log = []
@@ -175,12 +175,14 @@ def _check(program, probes, packets, expected):
 
 @pytest.mark.timeout(3600)
 @pytest.mark.req("SLPF-14", "SLPF-16", "SLPF-29", "SLPF-31", "AMB-39", "AMB-55")
-def test_packets_fare_as_in_the_rule_list_read_line_by_line(walled, probes, proof, command, capsys):
+def test_packets_fare_as_in_the_rule_list_read_line_by_line(
+    walled, probes, proof, command, capsys, backend
+):
     dice = random.Random(SEED)
     sent, fates = {}, {}
     while len(sent) < PACKETS:
         wall = walled()
-        program = Program(dice, proof, wall, command)
+        program = Program(dice, proof, wall, command, backend)
         for _ in range(PROGRAM):
             program.step()
             batch, expected = {}, {}
