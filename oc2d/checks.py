@@ -53,11 +53,13 @@ def prepare(path: Path, registry: Registry | None = None, *, by_hand: bool = Fal
     if findings.broker is not None and by_hand:
         warnings += _name_warnings(findings.broker)
     if findings.broker is not None:
+        from oc2d.mqtt.tls import link_problems  # noqa: PLC0415 - not needed for `oc2d plugins`
+
         unread = _unreadable_credentials(findings.broker) if by_hand else {}
         named = {problem.path for problem in problems}
         problems += [
             problem
-            for problem in _link_problems(findings.broker)
+            for problem in link_problems(findings.broker)
             if problem.path not in named and problem.path not in unread
         ]
         warnings += _link_warnings(findings.broker, unread)
@@ -75,19 +77,6 @@ def _unreadable_credentials(broker: Broker) -> dict[str, str]:
         "broker.key_password_file": broker.key_password_file,
     }
     return {path: name for path, name in names.items() if name is not None and "/" not in name}
-
-
-def _link_problems(broker: Broker) -> Iterator[Problem]:
-    from oc2d.mqtt.settings import read_secret  # noqa: PLC0415 - not needed for `oc2d plugins`
-    from oc2d.mqtt.tls import tls_problems  # noqa: PLC0415 - the same
-
-    if broker.password_file is not None:
-        try:
-            read_secret(broker.password_file, "broker.password_file")
-        except ConfigError as error:
-            yield from error.problems
-    if broker.tls:
-        yield from tls_problems(broker)
 
 
 def _name_warnings(broker: Broker) -> Iterator[Problem]:

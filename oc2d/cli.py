@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from oc2d.errors import ConfigError, Oc2dError, Problem
+from oc2d.terminal import painted
 
 __all__ = ["DEFAULT_CONFIG", "build_parser", "main"]
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: Oc2dError | Problem) -> None:
-    sys.stderr.write(f"oc2d: {message}\n")
+    sys.stderr.write(f"{painted('oc2d:', 'red', sys.stderr)} {message}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -146,8 +147,8 @@ def _check(options: argparse.Namespace) -> int:
     _configure_logs(options, "console")
     prepared = prepare(options.config, by_hand=True)
     for warning in prepared.warnings:
-        sys.stderr.write(f"oc2d: warning: {warning}\n")
-    sys.stdout.write("configuration OK\n")
+        sys.stderr.write(f"{painted('oc2d: warning:', 'yellow', sys.stderr)} {warning}\n")
+    sys.stdout.write(painted("configuration OK", "green", sys.stdout) + "\n")
     return 0
 
 

@@ -26,6 +26,7 @@ from oc2d.mqtt import topics
 from oc2d.mqtt.session import Session
 from oc2d.mqtt.settings import consumer_link, load_client_id, secret_file
 from oc2d.mqtt.status import Address, LinkObserver
+from oc2d.progress import Progress
 from oc2d.reload import applied, changed
 from oc2d.state import StateDirectories
 from oc2d.status import StatusServer
@@ -35,6 +36,7 @@ __all__ = ["Daemon", "RunOptions", "run"]
 
 _log = structlog.get_logger("oc2d.daemon")
 
+STARTING = "starting"
 STARTED = "started"
 STOPPING = "stopping"
 STOPPED = "stopped"
@@ -46,6 +48,7 @@ NOT_ALIVE = "not_alive"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SESSION_STOP = 5.0
+_LONG_QUEUE = 100  # commands
 # What the session says itself, at each new link.
 _SAID_BY_THE_LINK = frozenset({"broker.tls", "broker.tls_verify", "broker.protocol"})
 
@@ -72,6 +75,8 @@ def run(options: RunOptions) -> int:
         undo.callback(directories.close)
         daemon = Daemon(options, prepared, directories, Notifier())
         undo.callback(daemon.close)
+        if options.foreground:
+            undo.enter_context(Progress(daemon.progress))
         daemon.start()
         daemon.serve()
     _log.info(STOPPED)
@@ -125,12 +130,9 @@ class Daemon:
 
     def start(self) -> None:
         """Bring everything up: rules first, then what was left undone, then the broker."""
-        self._consumer.start(self._session, self._directories.state, self._directories.runtime)
-        self._session.start()
-        self._status.start()
         config = self._prepared.config
         _log.info(
-            STARTED,
+            STARTING,
             version=__version__,
             device_id=config.device_id,
             sender=config.sender,
@@ -138,6 +140,11 @@ class Daemon:
             profiles=list(self._profiles),
             topics=list(self._link.subscriptions),
         )
+        begun = time.monotonic()
+        self._consumer.start(self._session, self._directories.state, self._directories.runtime)
+        self._session.start()
+        self._status.start()
+        _log.info(STARTED, seconds=round(time.monotonic() - begun, 3))
         self._notifier.ready(f"running; broker {config.broker.host}:{config.broker.port}")
 
     def serve(self) -> None:
@@ -217,7 +224,14 @@ class Daemon:
         _log.info(RELOADED, changed=list(changes))
         self._notifier.ready(self._summary())
 
-    # -- for `oc2d status`
+    # -- for people
+
+    def progress(self) -> Mapping[str, Any] | None:
+        """Tell what takes long at this moment, if anything."""
+        if nsid := self._consumer.starting:
+            return {"starting": nsid}
+        queued = self._consumer.queued
+        return {"waiting": queued} if queued >= _LONG_QUEUE else None
 
     def snapshot(self) -> Mapping[str, Any]:
         """Everything there is to tell, JSON-able; on the status thread."""

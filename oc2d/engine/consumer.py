@@ -91,6 +91,8 @@ class Consumer:
             forgetting=self._forgetting,
         )
         self._workers = self._cases.workers
+        self.starting: str | None = None
+        """The actuator that `start` waits for."""
         for nsid, host in hosted.items():
             self._workers[nsid] = Worker(host, self.engine, clock)
 
@@ -130,11 +132,13 @@ class Consumer:
         )
         for nsid, worker in self._workers.items():
             worker.start()
+            self.starting = nsid
             context = replace(context, call=worker.tell)
             actuator = worker.host.actuator
             ended = frozenset(left.ended.get(nsid, ()))
             _begin(worker, "start", partial(actuator.start, context))
             _begin(worker, "restore", partial(actuator.restore, ended))
+        self.starting = None
         recovery.resume(left, self._cases, self.engine)
         self.engine.start(transfer)
         self._scheduler.start()

@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-from tests.consumer import allow, delete, deny, query, tool
+from tests.consumer import OC2D, allow, delete, deny, query, tool
+from tests.terminal import Terminal
 from tests.waiting import wait_until
 
 DRY = {"backend": "dry-run"}
@@ -405,3 +406,29 @@ def test_the_last_commands_are_shown_with_their_time(zulu, soc):
     wait_until(lambda: zulu.told()["engine"]["last"])
     assert before <= zulu.told()["engine"]["last"][-1]["at"] <= time.time() * 1000
     assert f"    {time.gmtime().tm_year}-" in zulu.run("status").stdout
+
+
+def test_the_first_line_says_who_we_are_where_and_for_what(zulu, host):
+    first = zulu.entries()[0]
+    assert first["event"] == "starting"
+    assert first["device_id"] == first["sender"] == "zulu"
+    assert first["broker"] == f"127.0.0.1:{host.broker.port}"
+    assert first["profiles"] == ["slpf", "x-log"]
+    assert "oc2/cmd/device/zulu" in first["topics"]
+    assert zulu.entries("started")[0]["seconds"] < 20
+
+
+def test_the_foreground_has_colours_on_a_terminal(host):
+    fore = host.consumer("colours", actuators_slpf=DRY)
+    fore.write_config()
+    shown = Terminal(*OC2D, "--foreground", "--config", str(fore.config))
+    try:
+        shown.until("started")
+        shown.process.send_signal(signal.SIGINT)
+        assert shown.process.wait(20) == 0
+        lines = shown.read().splitlines()
+    finally:
+        shown.close()
+    first = next(line for line in lines if "starting" in line)
+    assert "\x1b[" in first
+    assert "colours" in first

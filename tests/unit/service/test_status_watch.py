@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import pty
 import re
 import signal
-import struct
-import subprocess
 import sys
-import termios
 
 import pytest
 
 from oc2d.status import StatusServer
+from tests.terminal import Terminal
 from tests.waiting import wait_until
-
-
-class Terminal:
-    """A process on a terminal of 10 lines and 40 columns; `seen` is all it wrote."""
-
-    def __init__(self, *command):
-        self.main, side = pty.openpty()
-        fcntl.ioctl(self.main, termios.TIOCSWINSZ, struct.pack("HHHH", 10, 40, 0, 0))
-        self.before = termios.tcgetattr(side)
-        self.process = subprocess.Popen(
-            command, stdin=side, stdout=side, stderr=side, start_new_session=True
-        )
-        os.close(side)
-        os.set_blocking(self.main, False)
-        self.seen = ""
-
-    def read(self):
-        with contextlib.suppress(OSError):
-            while data := os.read(self.main, 1 << 16):
-                self.seen += data.decode()
-        return self.seen
-
-    def until(self, words):
-        wait_until(lambda: words in self.read(), what=f"{words!r} in {self.seen!r}")
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.main)
 
 
 @pytest.fixture
