@@ -6,11 +6,11 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -23,6 +23,7 @@ from oc2d.engine.consumer import Consumer
 from oc2d.engine.selection import Hosted
 from oc2d.errors import ConfigError
 from oc2d.mqtt import topics
+from oc2d.mqtt.expiry import ends
 from oc2d.mqtt.session import Session
 from oc2d.mqtt.settings import consumer_link, load_client_id, secret_file
 from oc2d.mqtt.status import Address, LinkObserver
@@ -31,6 +32,9 @@ from oc2d.reload import applied, changed
 from oc2d.state import StateDirectories
 from oc2d.status import StatusServer
 from oc2d.systemd import Notifier
+
+if TYPE_CHECKING:
+    from oc2d.metrics_server import MetricsServer
 
 __all__ = ["Daemon", "RunOptions", "run"]
 
@@ -125,6 +129,7 @@ class Daemon:
         )
         self._session = Session(self._link, consumer.engine, observer, consumer.answers.shorten)
         self._status = StatusServer(directories.runtime, self.snapshot)
+        self._metrics = _metrics_server(config.metrics.listen, self.metrics)
 
     # -- life
 
@@ -144,6 +149,8 @@ class Daemon:
         self._consumer.start(self._session, self._directories.state, self._directories.runtime)
         self._session.start()
         self._status.start()
+        if self._metrics:
+            self._metrics.start()
         _log.info(STARTED, seconds=round(time.monotonic() - begun, 3))
         self._notifier.ready(f"running; broker {config.broker.host}:{config.broker.port}")
 
@@ -172,6 +179,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        if self._metrics:
+            self._metrics.stop()
         self._status.stop()
         self._consumer.quiesce()
         self._session.stop(_SESSION_STOP)
@@ -233,6 +242,19 @@ class Daemon:
         queued = self._consumer.queued
         return {"waiting": queued} if queued >= _LONG_QUEUE else None
 
+    def metrics(self) -> str:
+        """Everything there is to count; on the thread of the metrics."""
+        from oc2d.metrics import Extra, render  # noqa: PLC0415 - only where it is wanted
+
+        extra = Extra(
+            self._consumer.durations,
+            self._consumer.journal_bytes,
+            {path: end.timestamp() for path, end in ends(self._prepared.config.broker).items()},
+        )
+        return render(self.snapshot(), extra)
+
+    # -- for `oc2d status`
+
     def snapshot(self) -> Mapping[str, Any]:
         """Everything there is to tell, JSON-able; on the status thread."""
         config = self._prepared.config
@@ -249,6 +271,15 @@ class Daemon:
             "warnings": [str(warning) for warning in self._prepared.warnings],
             "plugins": _hook_status(self._prepared),
         }
+
+
+def _metrics_server(listen: str | None, tell: Callable[[], str]) -> MetricsServer | None:
+    """Make the server; its modules are loaded only where it is wanted."""
+    if listen is None:
+        return None
+    from oc2d.metrics_server import MetricsServer  # noqa: PLC0415 - off by default, and http is large
+
+    return MetricsServer(listen, tell)
 
 
 def _warn(prepared: Prepared) -> None:

@@ -25,6 +25,7 @@ def applied(old: Config, new: Config) -> Config:
         namespace=old.namespace,
         sender=old.sender,
         state=old.state,
+        metrics=old.metrics,
         actuators={
             name: replace(table, timeout=new.actuators.get(name, table).timeout)
             for name, table in old.actuators.items()

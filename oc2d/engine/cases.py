@@ -20,6 +20,7 @@ from oc2d.engine import events
 from oc2d.engine.answers import Answers, Handles, ReplyTo, refused
 from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, worded
 from oc2d.engine.clock import Clock
+from oc2d.engine.histogram import Histogram
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
@@ -71,6 +72,7 @@ class Cases:
         self.held = 0
         self.counters: Counter[str] = Counter()
         self.outcomes: Counter[tuple[str, str, int]] = Counter()
+        self.durations = Histogram()
         self.last: deque[dict[str, object]] = deque(maxlen=_LAST)
         # Due times of interim answers, one line for each delay, so that each is in order.
         self._interim: dict[ResponseType, OrderedDict[int, float]] = {
@@ -400,4 +402,5 @@ class Cases:
         if request is not None and status is not None:
             key = (request.profile or "", request.command.action.value, int(status))
             self.outcomes[key] += 1
+            self.durations.add(duration_ms)
             self._hooks.response(request, int(status), duration_ms)

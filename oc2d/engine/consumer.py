@@ -20,6 +20,7 @@ from oc2d.engine.case import Settings
 from oc2d.engine.cases import Cases
 from oc2d.engine.clock import Clock, Forgetting
 from oc2d.engine.engine import Engine
+from oc2d.engine.histogram import Histogram
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
@@ -65,6 +66,7 @@ class Consumer:
         self._hosted = hosted
         self._clock = clock
         self._journal = Journal(journal)
+        self._file = journal
         handles = Handles([message.handle for message in self._journal.outbox()])
         self._hooks = Hooks(manager)
         self._scheduler = Scheduler(clock)
@@ -204,6 +206,17 @@ class Consumer:
             worker.tell(partial(worker.host.actuator.link_changed, endpoints))
 
     # -- for status
+
+    @property
+    def journal_bytes(self) -> int:
+        """The size of the journal's files, at this moment."""
+        files = (self._file, *(Path(f"{self._file}{end}") for end in ("-wal", "-shm")))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    @property
+    def durations(self) -> Histogram:
+        """How long commands took since the start."""
+        return self._cases.durations
 
     @property
     def queued(self) -> int:

@@ -20,6 +20,7 @@ SECTIONS = {
     "limits": "[limits]",
     "policy": "[policy]",
     "compat": "[compat]",
+    "metrics": "[metrics]",
     "actuators.<nsid>": "[actuators.<nsid>], whatever the profile",
 }
 CODES = {"0": "fine", "1": "failure", "2": "wrong command line", "78": "bad configuration"}

@@ -10,9 +10,11 @@ import socket
 import ssl
 import threading
 import time
+from urllib.request import urlopen
 
 import pytest
 
+from tests.conftest import free_port
 from tests.consumer import OC2D, allow, delete, deny, query, tool
 from tests.terminal import Terminal
 from tests.waiting import wait_until
@@ -432,3 +434,25 @@ def test_the_foreground_has_colours_on_a_terminal(host):
     first = next(line for line in lines if "starting" in line)
     assert "\x1b[" in first
     assert "colours" in first
+
+
+def test_a_monitor_sees_what_was_commanded(make_broker_host):
+    host = make_broker_host(isolated=False)
+    port = free_port()
+    zulu = host.consumer(actuators_slpf=DRY, metrics={"listen": f"127.0.0.1:{port}"}).start()
+    soc = host.producer()
+    assert soc.ask(deny("10.0.0.1")).status == 200
+
+    def told():
+        with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            return answer.read().decode().splitlines()
+
+    wait_until(lambda: 'oc2d_commands_total{profile="slpf",action="deny",status="200"} 1' in told())
+    lines = told()
+    assert "oc2d_connected 1" in lines
+    assert "oc2d_command_duration_seconds_count 1" in lines
+    assert 'oc2d_actuator_value{profile="slpf",name="count"} 1' in lines
+    assert 'oc2d_actuator_value{profile="slpf",name="kernel_refusals"} 0' in lines
+    (size,) = [line.split()[1] for line in lines if line.startswith("oc2d_journal_bytes ")]
+    assert int(size) > 4096
+    assert zulu.stop() == 0
