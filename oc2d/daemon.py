@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -76,6 +77,8 @@ def run(options: RunOptions) -> int:
     _warn(prepared)
     with ExitStack() as undo:
         directories = StateDirectories(prepared.config.state)
+        os.umask(0o077)  # whatever is made from here on, by plugins too, is for us alone
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # there are secrets in our memory
         undo.callback(directories.close)
         daemon = Daemon(options, prepared, directories, Notifier())
         undo.callback(daemon.close)

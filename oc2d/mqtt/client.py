@@ -223,12 +223,19 @@ class Link(paho.Client):
 
     def _sock_recv(self, bufsize: int) -> bytes:
         """Feed paho from our buffer in place of the socket."""
-        if bufsize > self.settings.maximum_packet_size:
+        most = self.settings.maximum_packet_size
+        publish = self._in_packet["command"] >> 4 == PacketTypes.PUBLISH
+        if bufsize > most and (self.v5 or not publish):
             raise MalformedPacket(f"{bufsize} bytes, more than we allowed")
         data = self._buffer[self._at : self._at + bufsize]
         if not data:
             raise BlockingIOError
         self._at += len(data)
+        if len(self._in_packet["packet"]) > most:
+            # MQTT 3.1.1 cannot forbid it, and the broker would deliver it again for ever: keep
+            # the beginning, which is too large to be carried out and enough to be acknowledged
+            self._in_packet["to_process"] -= len(data) - 1
+            return data[-1:]
         return data
 
     def _packet_handle(self) -> MQTTErrorCode:

@@ -24,6 +24,7 @@ complete -c oc2ctl -n '__fish_use_subcommand' -l timeout -x -d 'how long to wait
 complete -c oc2ctl -n '__fish_use_subcommand' -l expect -x -d 'end after N responses; fewer is a failure (default with --device: 1)'
 complete -c oc2ctl -n '__fish_use_subcommand' -l json -d 'print one JSON object a line'
 complete -c oc2ctl -n '__fish_use_subcommand' -l verbose -d 'log what the link does'
+complete -c oc2ctl -n '__fish_use_subcommand' -l version -d 'print the version and exit'
 complete -c oc2ctl -n '__fish_seen_subcommand_from query' -s h -l help -d 'show a summary and exit'
 complete -c oc2ctl -n '__fish_seen_subcommand_from query' -l config -rF -d 'the file (default: ~/.config/oc2d/oc2ctl.toml)'
 complete -c oc2ctl -n '__fish_seen_subcommand_from query' -l broker -x -d ''

@@ -22,7 +22,7 @@ from pathlib import Path
 from oc2d.errors import StateError
 from oc2d_slpf import salvage
 from oc2d_slpf.backend import Permit
-from oc2d_slpf.rules import FIRST_AUTOMATIC, Rule, Shape, Verdict, unpack
+from oc2d_slpf.rules import FIRST_AUTOMATIC, Alike, Rule, Shape, Verdict, unpack
 
 __all__ = ["Entry", "Outcome", "Store", "StoreError"]
 
@@ -140,13 +140,19 @@ class Store:
         held = self.by_number(number)
         return held is not None and held.reserved
 
-    def rules(self) -> list[Rule]:
+    def rules(self) -> list[Alike]:
         """Return the rules that are in force."""
-        query = "SELECT number, verdict, shape, match FROM rule WHERE NOT reserved"
-        return [
-            Rule(number, _VERDICTS[verdict], Shape.parse(shape), match)
-            for number, verdict, shape, match in self._file.execute(query)
-        ]
+        found: dict[tuple[str, str], Alike] = {}
+        columns = "verdict, shape, number, match"
+        query = f"SELECT {columns} FROM rule WHERE NOT reserved ORDER BY number DESC"  # noqa: S608 - constants
+        for verdict, shape, number, match in self._file.execute(query):
+            group = found.get((verdict, shape))
+            if group is None:
+                group = Alike(Shape.parse(shape), _VERDICTS[verdict], [], [])
+                found[verdict, shape] = group
+            group.numbers.append(number)
+            group.keys.append(match)
+        return list(found.values())
 
     def first(self, limit: int) -> list[Entry]:
         """Return the first rules in force, in order."""
