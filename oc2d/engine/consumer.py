@@ -173,7 +173,7 @@ class Consumer:
     def configure(
         self, config: Config, hosted: Mapping[str, Hosted], subscribed: Sequence[str]
     ) -> None:
-        """Go by this from the next transaction on; `hosted` holds the same actuators as before."""
+        """Judge by this what arrives from now on; `hosted` holds the same actuators as before."""
         settings = _settings(config)
 
         def change() -> None:
@@ -183,7 +183,7 @@ class Consumer:
             for nsid, worker in self._workers.items():
                 worker.host = hosted[nsid]
 
-        self.engine.between(change)
+        self.engine.reconfigure(change)
 
     # -- the link, as the actuators hear of it
 

@@ -106,12 +106,15 @@ class Engine:
     def settle(self, timeout: float) -> bool:
         """Wait until all that was reported before is written and handed to the transfer."""
         settled = threading.Event()
-        self.between(settled.set)
+        self._post(_Report(lambda batch: batch.then.append(settled.set), durable=False))
         return settled.wait(timeout)
 
-    def between(self, change: Callable[[], None]) -> None:
-        """Call this on the engine's thread after the next transaction; does not wait."""
-        self._post(_Report(lambda batch: batch.then.append(change), durable=False))
+    def reconfigure(self, change: Callable[[], None]) -> None:
+        """Call this on the engine's thread, before anything that arrives later is judged.
+
+        A disk that says no makes it be called again.
+        """
+        self._post(_Report(lambda _: change(), durable=False))
 
     def stop(self, timeout: float) -> None:
         """Write down all that was reported, then end; a disk that says no ends it as well."""

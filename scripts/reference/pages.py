@@ -173,7 +173,6 @@ def daemon_page(command: Command) -> str:
 
 def producer_page(command: Command) -> str:
     """oc2ctl(1)."""
-    common = [o for o in command.commands[0].options if o.names[0] in shared(command)]
     return page(
         "oc2ctl",
         1,
@@ -195,7 +194,7 @@ def producer_page(command: Command) -> str:
                 ),
             ),
             ("COMMANDS", subcommands(command)),
-            ("OPTIONS", option_items(common)),
+            ("OPTIONS", option_items(command.options)),
             (
                 "EXIT STATUS",
                 exits(
