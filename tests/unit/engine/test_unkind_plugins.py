@@ -28,7 +28,11 @@ def raises(error):
     return function
 
 
-@pytest.mark.req("LANG-44")
+def nested(depth):
+    return {"a": nested(depth - 1)} if depth else 1
+
+
+@pytest.mark.req("LANG-44", "LANG-76")
 @pytest.mark.parametrize(
     ("behave", "status", "text"),
     [
@@ -48,6 +52,8 @@ def raises(error):
         (lambda _: Response(results=[1]), 500, "internal error"),
         (lambda _: Response(results=object()), 500, "internal error"),
         (lambda _: Response(results={"a": object()}), 500, "internal error"),
+        (lambda _: Response(results={"a": 2**53}), 500, "internal error"),
+        (lambda _: Response(results={"a": nested(40)}), 500, "internal error"),
         (lambda _: Response(status=StatusCode.NOT_FOUND, text="nobody"), 404, "nobody"),
         (lambda _: Response(results={}), 200, ""),
     ],
