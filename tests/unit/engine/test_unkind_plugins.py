@@ -32,6 +32,18 @@ def nested(depth):
     return {"a": nested(depth - 1)} if depth else 1
 
 
+@pytest.mark.req("LANG-22", "LANG-44")
+@pytest.mark.parametrize("results", [object(), {"a": 2**53}])
+def test_a_window_ends_though_its_command_was_answered_nonsense(build, door, results):
+    door.behave = lambda _: Response(results=results)
+    bench = build(door)
+    assert bench.answered(deny(duration=1000)).status == 500
+    bench.settle()
+    bench.advance(2)
+    bench.settle()
+    assert door.reverted == [door.executed[0].key]
+
+
 @pytest.mark.req("LANG-44", "LANG-76")
 @pytest.mark.parametrize(
     ("behave", "status", "text"),
