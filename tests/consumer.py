@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 _numbers = itertools.count(1)
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 _CLONE_NEWNET = 0x40000000
-_OWN_SETS = ("management", "never", "with_ports")
+_OWN_SETS = ("management", "never", "with_ports", "verdicts", "agreed", "compare")
 
 
 def tool(*command: str, text: str | None = None) -> str:
@@ -261,11 +261,12 @@ class Host:
         return [item for item in listed if "metainfo" not in item]
 
     def elements(self) -> list[Any]:
-        """The elements of all sets that commands fill."""
-        sets = [item["set"] for item in self.table() if "set" in item]
+        """The elements of all sets that commands fill, and the keys of such maps."""
+        kinds = ("set", "map")
+        found = [(kind, item[kind]) for item in self.table() for kind in kinds if kind in item]
         return [
-            element
-            for one in sets
+            element[0] if kind == "map" else element
+            for kind, one in found
             if not one["name"].startswith(_OWN_SETS)
             for element in one.get("elem", [])
         ]
