@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from oc2d.engine.ports import Outgoing
-from oc2d.errors import Refusal
+from oc2d.errors import BadRequest, Refusal
 from oc2d.language.codec import Encoding, InputLimits, decode, encode
 from oc2d.language.ids import Names
 from oc2d.language.message import Headers, open_envelope, wrap_response
@@ -107,8 +107,14 @@ class Answers:
         return encode(response_tree(response, Encoding.JSON), Encoding.JSON)
 
     def try_out(self, response: OpenC2Response, encoding: Encoding) -> None:
-        """Raise whatever would keep this response from being sent."""
-        encode(wrap_response(response_tree(response, encoding), Headers()), encoding, self._names)
+        """Raise whatever would keep this response from being sent, or read: by us for a duplicate.
+
+        A plugin may put into its results what no message may hold (LANG-74 to 77).
+        """
+        tree = wrap_response(response_tree(response, encoding), Headers())
+        payload = encode(tree, encoding, self._names)
+        if response.results is not None:
+            decode(payload, encoding, _OWN, self._names)
 
     def _wrapped(self, tree: object, to: ReplyTo, *, durable: bool) -> list[Outgoing]:
         headers = Headers(
@@ -136,7 +142,10 @@ class Answers:
 
         None: not even that fits in `limit` bytes of payload.
         """
-        headers = open_envelope(decode(message.payload, message.encoding, _OWN)).headers
+        try:
+            headers = open_envelope(decode(message.payload, message.encoding, _OWN)).headers
+        except BadRequest:  # of a journal that took what nobody can read
+            return None
         short = OpenC2Response(
             status=StatusCode.INTERNAL_ERROR, status_text="response exceeds the broker's limit"
         )

@@ -246,6 +246,8 @@ class Cases:
         response = self._spoken(outcome, case)
         if response.status == _PROCESSING:  # no outcome: the interim answers are the engine's
             response = refused(Failed("internal error"))
+        if isinstance(outcome, Response) and response.status != outcome.status:
+            unknown = True  # carried out, and what it said of it cannot be sent
         self._finish(case, response, batch, unknown=unknown)
 
     def _finish(

@@ -48,6 +48,7 @@ __all__ = [
 
 _CHUNK: Final = 1 << 16
 _MOST_PER_FILL: Final = 4 * _CHUNK
+_MOST_UNTAKEN: Final = 64 << 20  # bytes that wait to be sent while we go on answering
 _FIRST_OWN_ID: Final = 60_001  # SUBSCRIBE; below are the handles of responses
 _LAST_ID: Final = 65_535
 _LARGEST: Final = 65_535  # Receive Maximum when the broker names none
@@ -299,7 +300,12 @@ class Link(paho.Client):
         self._outgoing += packet
 
     def acknowledge(self, kind: Kind, packet_id: int, reason: int = 0) -> None:
-        """Queue PUBACK, PUBREC, PUBREL or PUBCOMP; MQTT 3.1.1 knows no reasons."""
+        """Queue PUBACK, PUBREC, PUBREL or PUBCOMP; MQTT 3.1.1 knows no reasons.
+
+        Raises LinkLost when too much is queued: the broker makes us answer and does not read.
+        """
+        if len(self._outgoing) > _MOST_UNTAKEN:
+            raise LinkLost("the broker takes nothing of what we send")
         first = kind << 4 | (2 if kind is Kind.PUBREL else 0)
         if reason and self.v5:
             self._outgoing += struct.pack("!BBHB", first, 3, packet_id, reason)

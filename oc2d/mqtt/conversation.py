@@ -33,7 +33,10 @@ from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import ServerLimits
 from oc2d.mqtt.topics import classifier, matcher
 
-__all__ = ["Conversation", "Shorten"]
+__all__ = ["ROOM", "Conversation", "Shorten"]
+
+#: Not the broker's to give: the engine makes it by deciding.
+ROOM: Final = "room for deliveries"
 
 #: Makes a response fit: called with it and the largest payload the broker takes, in bytes.
 Shorten = Callable[[Outgoing, int], "Outgoing | None"]
@@ -62,6 +65,8 @@ class Conversation:
         self._link: Link | None = None
         self._subscribing: int | None = None
         self._awaiting_release: set[int] = set()  # inbound QoS 2: PUBREC sent, PUBREL to come
+        self._passing_over = False  # of this link: we read, but take no more deliveries
+        self._passed_over = 0
         self.configure(settings)
 
     def configure(self, settings: LinkSettings) -> None:
@@ -77,8 +82,36 @@ class Conversation:
 
         What may be of earlier connections; the answer to CONNECT is read all the same.
         """
-        full = self.inbox.undecided > self._settings.receive_maximum
-        return self._link is not None and (full or self.inbox.held > _MOST_HELD)
+        return self._link is not None and not self._passing_over and self._full
+
+    @property
+    def _full(self) -> bool:
+        return self.inbox.undecided > self._settings.receive_maximum or self.inbox.held > _MOST_HELD
+
+    @property
+    def expected(self) -> str | None:
+        """What we wait for: an answer of the broker, or `ROOM` while we do not read."""
+        if self.paused:
+            return ROOM
+        if not self.subscribed:
+            return "SUBACK"
+        return "PINGRESP" if self._link is not None and self._link.awaiting_pong else None
+
+    def pass_over(self) -> None:
+        """Read on though there is no room: what has to be decided may wait for what we would read.
+
+        The engine judges no more while too many responses are unacknowledged, and only the broker's
+        next packets acknowledge them. Deliveries are left to the broker until there is room.
+        """
+        self._passing_over = True
+
+    def take_up(self) -> None:
+        """Take deliveries again once all are decided; raises LinkLost if some were passed over."""
+        if not self._passing_over or self.inbox.undecided:
+            return
+        self._passing_over = False
+        if self._passed_over:
+            raise LinkLost("to have delivered again what we had no room for", _QUOTA)
 
     @property
     def subscribed(self) -> bool:
@@ -137,6 +170,7 @@ class Conversation:
         self._link = None
         self.inbox.begin()
         self._subscribing = None
+        self._passing_over, self._passed_over = False, 0
 
     # -- what comes in
 
@@ -156,17 +190,20 @@ class Conversation:
                     self._suback(packet)
                 elif isinstance(packet, Connack):
                     raise LinkLost("the broker sent CONNACK twice", PROTOCOL_ERROR)
-        finally:  # the outbox has noted these already, whatever came after them
+        finally:  # inbox and outbox have noted these already, whatever came after them
             if taken:
                 self._intake.taken(taken)
             if sent:
                 self.published += len(sent)
                 self._intake.sent(sent)
-        if inbound:
-            self.received += len(inbound)
-            self._intake.received(inbound)
+            if inbound:
+                self.received += len(inbound)
+                self._intake.received(inbound)
 
     def _arrive(self, delivery: Delivery) -> Inbound | None:
+        if self._passing_over:
+            self._passed_over += delivery.qos > 0  # the broker has no other
+            return None
         size = len(delivery.payload) + len(delivery.topic)
         token = self.inbox.arrived(delivery.packet_id, delivery.qos, size)
         if token is None:

@@ -23,7 +23,7 @@ import structlog
 from oc2d.engine.ports import Intake, Outgoing, Token
 from oc2d.mqtt import events
 from oc2d.mqtt.client import PROTOCOL_ERROR, Connack, Disconnect, Link, LinkLost, Packet
-from oc2d.mqtt.conversation import Conversation, Shorten
+from oc2d.mqtt.conversation import ROOM, Conversation, Shorten
 from oc2d.mqtt.dial import Dial
 from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import Address, LinkObserver, LinkStatus
@@ -222,8 +222,9 @@ class Session:
             self._talk.handle(packets, deliver=self._stop_at is None)
         if self._accepted_at is not None:
             self._keep_time(link, now)
+            self._talk.take_up()
             self._talk.pump()
-        self._expect(link, now)
+        self._expect(now)
         link.flush()
         if self._stop_at is not None:
             quiet = not self._talk.outbox and not link.wants_write
@@ -265,21 +266,16 @@ class Session:
         if now >= link.ping_due():
             link.ping()
 
-    def _expect(self, link: Link, now: float) -> None:
+    def _expect(self, now: float) -> None:
         """Give the broker its time for what it owes us; while we do not read, it owes nothing."""
-        expected = None
-        if self._accepted_at is None:
-            expected = "CONNACK"
-        elif not self._talk.paused:
-            if not self._talk.subscribed:
-                expected = "SUBACK"
-            elif link.awaiting_pong:
-                expected = "PINGRESP"
+        expected = "CONNACK" if self._accepted_at is None else self._talk.expected
         if expected != self._expected:
             self._expected = expected
             self._answer_by = math.inf if expected is None else now + self._settings.answer_timeout
         elif now >= self._answer_by:
-            raise LinkLost(f"the broker sent no {expected} in time")
+            if expected != ROOM:
+                raise LinkLost(f"the broker sent no {expected} in time")
+            self._talk.pass_over()
 
     def _watch(self, link: Link) -> None:
         """Wait for what is of use now."""

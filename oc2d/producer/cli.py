@@ -25,7 +25,7 @@ from oc2d.mqtt.tls import link_problems
 from oc2d.producer.client import Producer
 from oc2d.producer.messages import Request, command_topic, compose, compose_file, compose_raw
 from oc2d.producer.options import build_parser
-from oc2d.producer.replies import Reply
+from oc2d.producer.replies import Reply, consumers
 from oc2d.producer.rules import checked
 from oc2d.producer.screen import Screen
 from oc2d.producer.settings import ProducerSettings, load_settings, producer_link
@@ -227,9 +227,9 @@ def _verdict(
     """Turn the statuses into the exit code (LANG-41), and say what is missing."""
     acknowledged = wanted is ResponseType.ACK
     final = [reply for reply in replies if acknowledged or not reply.interim]
-    if len(final) < (expect or 1):
+    if consumers(final) < (expect or 1):
         if final:
-            _say(f"{len(final)} of {expect} responses within {timeout:g} s")
+            _say(f"{consumers(final)} of {expect} responses within {timeout:g} s")
         elif replies:
             _say(f"accepted, not finished within {timeout:g} s")
         else:

@@ -11,7 +11,7 @@ from oc2d.language.codec import Encoding, Tree
 from oc2d.language.vocabulary import ResponseType
 from oc2d.mqtt.topics import reply_topics
 from oc2d.producer.messages import Request, compose
-from oc2d.producer.replies import Reply, read_reply
+from oc2d.producer.replies import Reply, consumers, read_reply
 from oc2d.producer.settings import ProducerSettings, producer_link
 from oc2d.producer.wire import LinkError, Wire
 
@@ -86,22 +86,23 @@ class Producer:
     ) -> Iterator[Reply]:
         """Yield the responses to `request` as they arrive, for `timeout` seconds at most.
 
-        Ends sooner after `expect` final ones, and at once when none was asked for. A 102 is final
-        only when the request asked for `ack`. Everything else that arrives is dropped.
+        Ends sooner after final ones of `expect` Consumers, and at once when none was asked for. A
+        102 is final only when the request asked for `ack`. All else that arrives is dropped.
         """
         if request.response is ResponseType.NONE:
             return
         deadline = time.monotonic() + timeout
         seen: dict[bytes, set[str]] = {}
-        final = 0
-        while expect is None or final < expect:
+        final: list[Reply] = []
+        while expect is None or consumers(final) < expect:
             message = self._wire.receive(deadline)
             if message is None:
                 return
             reply = read_reply(message)
             if reply is None or reply.request_id != request.request_id or _again(message, seen):
                 continue
-            final += request.response is ResponseType.ACK or not reply.interim
+            if request.response is ResponseType.ACK or not reply.interim:
+                final.append(reply)
             yield reply
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from oc2d.engine.ports import Inbound
@@ -11,7 +12,7 @@ from oc2d.language.message import Headers, MessageKind, open_envelope, salvage
 from oc2d.language.response import parse_response
 from oc2d.language.vocabulary import StatusCode
 
-__all__ = ["Reply", "decode_leniently", "read_reply"]
+__all__ = ["Reply", "consumers", "decode_leniently", "read_reply"]
 
 _LIMITS = InputLimits(payload=16 << 20, items=1 << 20)  # `pairs` of a large Consumer
 _SUCCESS = range(200, 300)
@@ -43,6 +44,12 @@ class Reply:
     def succeeded(self) -> bool:
         """Whether the command was carried out: decided by the status alone (LANG-41)."""
         return self.status in _SUCCESS
+
+
+def consumers(replies: Iterable[Reply]) -> int:
+    """Count who answered: one who repeats itself counts once, one without a name each time."""
+    senders = [reply.sender for reply in replies]
+    return len({*senders} - {None}) + senders.count(None)
 
 
 def decode_leniently(message: Inbound) -> Tree:

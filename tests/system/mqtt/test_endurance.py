@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from oc2d.mqtt import conversation, events
 from oc2d.mqtt.dial import Dial
-from tests.peer import make_settings, packet, publish, short, string
+from tests.peer import ack, make_settings, packet, publish, response, short, string
 from tests.waiting import wait_until
 
 MEGABYTE = 1 << 20
@@ -74,6 +74,48 @@ def test_a_link_that_flaps_while_nothing_is_decided_brings_no_more_than_we_can_h
     conn.send(publish("oc2/cmd/all", b"new", packet_id=7))
     wait_until(lambda: engine.got[-1].payload == b"new")
     assert session.status().undecided == 1
+
+
+@pytest.mark.req("MQTT-14", "MQTT-54")
+def test_acknowledgements_are_read_though_there_is_no_room_for_what_comes_before_them(peer, start):
+    """The engine may wait for exactly these before it decides anything."""
+    session, engine = start(peer.port, decide=False, receive_maximum=2, answer_timeout=0.3)
+    session.send([response(1)])
+    conn = peer.welcome(session_present=True)
+    assert conn.expect("PUBLISH").packet_id == 1
+    for packet_id in (11, 12):
+        conn.send(publish("oc2/cmd/all", b"x", packet_id=packet_id))
+    wait_until(lambda: session.status().undecided == 2)
+    conn.close()
+    conn = peer.accept()
+    conn.expect("CONNECT")
+    conn.send(packet(0x20, b"\1\0\0"))
+    for packet_id in (11, 12):
+        conn.send(publish("oc2/cmd/all", b"x", packet_id=packet_id, dup=True))
+    wait_until(lambda: session.status().undecided > 2)
+    peer.grant(conn)
+    again = conn.expect("PUBLISH")
+    assert (again.packet_id, again.dup) == (1, True)
+    conn.send(publish("oc2/cmd/all", b"y", packet_id=13) + ack("PUBACK", 1))
+    wait_until(lambda: engine.sent_handles == [1])
+    assert b"y" not in [message.payload for message in engine.got]
+    engine.acknowledge(*(message.token for message in engine.got))
+    assert conn.at_end()
+    conn = peer.welcome(session_present=True)
+    conn.send(publish("oc2/cmd/all", b"y", packet_id=13, dup=True))
+    wait_until(lambda: engine.got[-1].payload == b"y")
+
+
+@pytest.mark.req("MQTT-14", "MQTT-54")
+def test_what_came_before_a_broken_packet_is_decided_and_keeps_no_room(peer, start):
+    session, engine = start(peer.port)
+    for _ in range(3):
+        conn = peer.welcome(session_present=True)
+        one, two = (publish("oc2/cmd/all", b"x", packet_id=number) for number in (1, 2))
+        conn.send(one + two + packet(0x20, b"\1\0\0"))  # a second CONNACK
+        assert conn.at_end()
+    wait_until(lambda: len(engine.got) == 6)
+    wait_until(lambda: session.status().undecided == 0)
 
 
 @pytest.mark.req("MQTT-27", "AMB-2")

@@ -127,6 +127,17 @@ def test_a_response_on_both_topics_counts_once(broker, consumer, run) -> None:
     assert (code, out.count("fw-7")) == (0, 1)
 
 
+@pytest.mark.req("LANG-41", "MQTT-40")
+@pytest.mark.parametrize(("expect", "code"), [(2, 1), (1, 0)])
+def test_one_consumer_that_answers_twice_is_not_two(broker, consumer, run, expect, code) -> None:
+    """As after a redelivery: the response is repeated, with another `created`."""
+    again = {**OK, "status_text": "again"}
+    consumer(broker.port, answering(OK, again))
+    got, _, err = run(f"query features --all --timeout 0.5 --expect {expect}")
+    assert got == code
+    assert ("1 of 2 responses" in err) is (code == 1)
+
+
 @pytest.mark.req("MQTT-21")
 def test_a_response_on_the_topic_of_the_producer_is_heard(broker, consumer, run) -> None:
     consumer(broker.port, answering(OK, topics=("oc2/rsp/soc",)))

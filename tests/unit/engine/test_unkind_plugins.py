@@ -28,7 +28,23 @@ def raises(error):
     return function
 
 
-@pytest.mark.req("LANG-44")
+def nested(depth):
+    return {"a": nested(depth - 1)} if depth else 1
+
+
+@pytest.mark.req("LANG-22", "LANG-44")
+@pytest.mark.parametrize("results", [object(), {"a": 2**53}])
+def test_a_window_ends_though_its_command_was_answered_nonsense(build, door, results):
+    door.behave = lambda _: Response(results=results)
+    bench = build(door)
+    assert bench.answered(deny(duration=1000)).status == 500
+    bench.settle()
+    bench.advance(2)
+    bench.settle()
+    assert door.reverted == [door.executed[0].key]
+
+
+@pytest.mark.req("LANG-44", "LANG-76")
 @pytest.mark.parametrize(
     ("behave", "status", "text"),
     [
@@ -48,6 +64,8 @@ def raises(error):
         (lambda _: Response(results=[1]), 500, "internal error"),
         (lambda _: Response(results=object()), 500, "internal error"),
         (lambda _: Response(results={"a": object()}), 500, "internal error"),
+        (lambda _: Response(results={"a": 2**53}), 500, "internal error"),
+        (lambda _: Response(results={"a": nested(40)}), 500, "internal error"),
         (lambda _: Response(status=StatusCode.NOT_FOUND, text="nobody"), 404, "nobody"),
         (lambda _: Response(results={}), 200, ""),
     ],

@@ -12,6 +12,7 @@ from paho.mqtt import _packet
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
+from oc2d.mqtt import client
 from oc2d.mqtt.client import Ack, Connack, Disconnect, Kind, Link, LinkLost, Suback, reason_text
 from oc2d.mqtt.settings import LinkSettings
 
@@ -145,3 +146,18 @@ def test_reasons_have_a_name_or_at_least_a_number():
     assert reason_text(PacketTypes.PUBACK, 0x55) == "reason 0x55"
     assert ReasonCode(PacketTypes.SUBACK, identifier=0x87).value == 0x87
     assert struct.calcsize("!H") == 2
+
+
+def test_a_broker_that_makes_us_answer_and_reads_nothing_takes_no_memory(pair, monkeypatch):
+    monkeypatch.setattr(client, "_MOST_UNTAKEN", 10_000)
+    pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    link = make(pair[0])
+
+    def answer_for_ever():
+        while True:
+            link.acknowledge(Kind.PUBCOMP, 7, 0x92)
+            link.flush()
+
+    with pytest.raises(LinkLost, match="takes nothing"):
+        answer_for_ever()
+    assert link.wants_write < 10_100
