@@ -293,6 +293,22 @@ def test_at_stop_keep_leaves_the_rules_and_the_next_start_replaces_them(namespac
     assert _normal(saved(namespace, ours=True)) == _normal(kept)
 
 
+def test_jumps_to_the_chains_of_both_letters_are_replaced_by_one_that_is_first(
+    namespace, bench, command
+):
+    slpf = namespace.run(bench.start, backend="iptables")
+    namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
+    kept = _tool(namespace, "iptables-save", "-t", "filter").splitlines()
+    namespace.run(slpf._firewall.repair)
+    _tool(namespace, "iptables", "-I", "INPUT", "-j", "ACCEPT")
+    # rules kept from before are put back beside those that are there
+    _tool(namespace, "iptables-restore", "--noflush", text="\n".join([*kept, ""]))
+    namespace.run(slpf._firewall.repair)
+    assert " -j oc2d-" in _tool(namespace, "iptables", "-S", "INPUT", "1")
+    jumps = _tool(namespace, "iptables", "-S", "INPUT").count("-j oc2d-")
+    assert jumps == 1
+
+
 ATTACKS = (
     "iptables -F",
     "iptables -F INPUT",
