@@ -220,8 +220,9 @@ def _calls(prefix: str) -> tuple[tuple[str, str], ...]:
 
 
 def _switched(before: Iterable[tuple[str, str]], after: Iterable[tuple[str, str]]) -> list[str]:
-    inserted = [f"-I {hook} -j {chain}" for hook, chain in after]
-    return inserted + [f"-D {hook} -j {chain}" for hook, chain in before]
+    # in this order: -D takes the first that is equal, which might be the new one
+    deleted = [f"-D {hook} -j {chain}" for hook, chain in before]
+    return deleted + [f"-I {hook} -j {chain}" for hook, chain in after]
 
 
 def _removed(chains: Iterable[str]) -> list[str]:

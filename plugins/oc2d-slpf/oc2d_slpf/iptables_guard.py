@@ -20,6 +20,7 @@ __all__ = ["Guarded", "with_ports"]
 _MODULES = dict(zip(PORT_PROTOCOLS, ("tcp", "udp", "sctp"), strict=True))
 _ICMP = {4: "-m icmp --icmp-type", 6: "-m icmp6 --icmpv6-type"}
 _HOP_LIMIT = {4: "-m ttl --ttl-eq", 6: "-m hl --hl-eq"}
+_HERE = " -m addrtype --dst-type LOCAL"  # INPUT sees broad- and multicast too
 # where the module u32 finds what an ICMP error quotes: before its offsets, and words of the
 # destination, the word that ends with the protocol, the one that ends with the destination port
 _QUOTED = {4: ("0>>22&0x3C@", (24,), 14, 28), 6: ("", (72, 76, 80, 84), 51, 88)}
@@ -37,8 +38,8 @@ class Guarded:
         yield " -i lo"
         for permit in self._ours(permits):
             ports = with_ports(permit.protocol, permit.port)
-            yield f" -s {permit.address}{ports}"
-            yield self._too_big(permit)
+            yield f" -s {permit.address}{ports}{_HERE}"
+            yield self._too_big(permit) + _HERE
         yield from self._never("-s")
         # the address of this host in never_block protects what it sends, not what it is sent
         yield from (f"{test} -m addrtype ! --dst-type LOCAL" for test in self._never("-d"))

@@ -1,11 +1,11 @@
 """The tiers as chains of iptables, and the lines for iptables-restore that make them. Pure.
 
 A tier that denies is a chain of its own with a line a key. Their order does not matter, so a key is
-appended or deleted. To find what is to be deleted the program reads the chain, so a large tier is
-spread over several. A tier that allows stands line by line in the lists that consult it: what
-allows is a RETURN, and only from there does it lead back to the rules of others. (An ACCEPT would
-override what others drop, and of chains that lead on to each other the kernel follows 16 at most.)
-A list that changes is filled anew.
+appended or deleted (of IPv6 the chain is filled anew instead). To find what is to be deleted the
+program reads the chain, so a large tier is spread over several. A tier that allows stands line by
+line in the lists that consult it: what allows is a RETURN, and only from there does it lead back to
+the rules of others. (An ACCEPT would override what others drop, and of chains that lead on to each
+other the kernel follows 16 at most.) A list that changes is filled anew.
 
 The list `answers` is `egress` for what may be an answer by which this host refuses: a tier that
 rejects lets it pass, else a rule of direction both would refuse its own answer.
@@ -126,7 +126,9 @@ class Chains:
             had: Keys = old[name][1] if name in old else {}
             added: Keys = _without(keys, had)
             gone: Keys = _without(had, keys)
-            if name not in old or sum(map(len, gone.values())) > _MANY:
+            # ip6tables compares addresses but not prefix lengths: it may delete another net's line
+            refill = self._version == 6 or sum(map(len, gone.values())) > _MANY  # noqa: PLR2004 - the IP versions are their own names
+            if name not in old or (gone and refill):
                 empty.append(name)
                 added, gone = keys, {}
             lines += self._lines("-A", name, added, target)

@@ -217,6 +217,8 @@ def dissolve(arrangement: Arrangement, turn: int, change: Change) -> bool:
             return False
         moves.append((rule, place))
     for rule, place in moves:
+        if not place.takes(tier.kind, (rule.shape,)):  # what moved before filled it up
+            return False
         tier.take(rule, change)
         place.insert(rule, change)
     return True

@@ -401,8 +401,9 @@ class Slpf(Actuator):
         if not self._loaded:
             return
         try:
+            self._realign()
             self._firewall.repair()
-        except BackendError as error:
+        except (StoreError, BackendError) as error:
             _log.error("slpf_not_repaired", error=str(error))
         else:
             _log.warning("slpf_repaired", detail="others had changed or removed the table")

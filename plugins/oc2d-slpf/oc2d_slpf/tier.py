@@ -21,7 +21,7 @@ Kind = Verdict | tuple[Direction, int]
 Content = Mapping[Shape, Mapping[Key, Value]]
 
 #: The filter compares the sets of a ranked tier each with each.
-MOST_SHAPES = 32
+MOST_SHAPES = 48
 
 
 class Tier:

@@ -217,6 +217,17 @@ def test_name_servers_are_asked_and_followed_when_they_change(walled, world, res
         assert not _arrives(asks, (SERVER[version], 53), answers, expected=False)
 
 
+def test_what_a_name_server_sends_to_a_whole_link_is_no_answer(walled, world, resolv_conf):
+    resolv_conf.write_text(f"nameserver {SERVER[4]}\n")
+    wall = walled()
+    wall.do("deny", ALL[4])
+    with ExitStack() as stack:
+        server = _udp(stack, world.server, 4, 53)
+        host = _udp(stack, world.wall, 4, 9999)
+        assert _arrives(server, (WALL[4], 9999), host)
+        assert not _arrives(server, ("10.77.2.255", 9999), host, expected=False)
+
+
 def test_only_name_servers_off_this_host_need_a_permit(resolv_conf):
     resolv_conf.write_text(
         "search example.com\nnameserver 127.0.0.53\nnameserver ::1\n nameserver fe80::1%eth0\n"

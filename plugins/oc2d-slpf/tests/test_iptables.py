@@ -192,6 +192,25 @@ def test_many_small_changes_arrive_where_one_replacement_does(namespace, filter_
     assert _normal(by_steps) == _normal(at_once)
 
 
+@pytest.mark.req("SLPF-25")
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("field", ["either", "source", "destination"])
+def test_a_rule_that_goes_leaves_those_of_other_prefix_lengths(namespace, filter_, version, field):
+    nets = [f"10.0.0.0/{n}" if version == 4 else f"fd00::/{n}" for n in (24, 16, 8)]
+    rules = [
+        Rule(n, Verdict.DROP, *encode(Match(version, **{field: ip_network(net)}), Direction.BOTH))
+        for n, net in enumerate(nets, 1)
+    ]
+    tiers = Tiers(rules)
+    namespace.run(filter_.replace, tiers.operations())
+    change = Change()
+    tiers.remove(rules[1], change)
+    namespace.run(filter_.apply, change.operations(tiers))
+    lines = [line for line in saved(namespace, ours=True) if "-j DROP" in line]
+    left = {word for line in lines for word in line.split() if word in nets}
+    assert left == {nets[0], nets[2]}
+
+
 def test_a_tier_that_grows_large_and_shrinks_has_each_of_its_rules_once(namespace, filter_):
     shape, _ = encode(Match(4, either=ip_network("10.0.0.1")), Direction.BOTH)
     rules = [Rule(n, Verdict.DROP, shape, (0x0A000000 + n).to_bytes(4, "big")) for n in range(400)]
@@ -272,6 +291,22 @@ def test_at_stop_keep_leaves_the_rules_and_the_next_start_replaces_them(namespac
     _tool(namespace, "iptables", "-N", "oc2d-a-t99-in")
     namespace.run(bench.start, backend="iptables")
     assert _normal(saved(namespace, ours=True)) == _normal(kept)
+
+
+def test_jumps_to_the_chains_of_both_letters_are_replaced_by_one_that_is_first(
+    namespace, bench, command
+):
+    slpf = namespace.run(bench.start, backend="iptables")
+    namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
+    kept = _tool(namespace, "iptables-save", "-t", "filter").splitlines()
+    namespace.run(slpf._firewall.repair)
+    _tool(namespace, "iptables", "-I", "INPUT", "-j", "ACCEPT")
+    # rules kept from before are put back beside those that are there
+    _tool(namespace, "iptables-restore", "--noflush", text="\n".join([*kept, ""]))
+    namespace.run(slpf._firewall.repair)
+    assert " -j oc2d-" in _tool(namespace, "iptables", "-S", "INPUT", "1")
+    jumps = _tool(namespace, "iptables", "-S", "INPUT").count("-j oc2d-")
+    assert jumps == 1
 
 
 ATTACKS = (

@@ -298,6 +298,9 @@ def test_a_store_that_cannot_even_be_read_after_a_failure_is_caught_up_with_late
     # nothing may load what was refused, a new address of the broker neither
     slpf.link_changing([Endpoint("192.0.2.1", 8883)])
     assert (elements(paper), paper.permits) == (1, set())
+    paper.changed()  # nor a repair of what others did
+    bench.calls.get_nowait()()
+    assert elements(paper) == 1
     monkeypatch.undo()
     assert slpf.execute(command("deny", "10.2.0.0/16")).status == 200
     assert elements(paper) == len(numbers(slpf)) == 2

@@ -22,8 +22,9 @@ import oc2d_slpf.making_room
 import oc2d_slpf.overlap
 import oc2d_slpf.ranks
 import oc2d_slpf.tier
+from oc2d_slpf.arrangement import Arrangement
 from oc2d_slpf.rules import Direction, Match, Rule, Shape, Verdict, decode, describe, encode
-from oc2d_slpf.tiers import AddKeys, AddRanks, Change, DropKeys, Order, Tiers
+from oc2d_slpf.tiers import AddKeys, AddRanks, Change, DropKeys, FillRanks, Order, Tiers
 
 # few values, so that rules meet each other and packets meet rules
 ADDRESSES = {
@@ -302,6 +303,12 @@ class Editing(RuleBasedStateMachine):
         assert len(self.tiers) == len(self.rules)
         assert all(self.tiers.fill(tier).shapes for tier in self.tiers.order().tiers)
 
+    @invariant()
+    def no_ranked_tier_has_too_many_maps(self):
+        fills = [self.tiers.fill(tier) for tier in self.tiers.order().tiers]
+        ranked = [fill for fill in fills if isinstance(fill, FillRanks)]
+        assert all(len(fill.shapes) <= oc2d_slpf.tier.MOST_SHAPES for fill in ranked)
+
 
 PROBES = [
     SimpleNamespace(version=version, src=src, dst=dst, protocol=protocol, sport=53, dport=443)
@@ -309,6 +316,21 @@ PROBES = [
     for src, dst in itertools.pairwise((*addresses, addresses[0]))
     for protocol in (6, PROTOCOLS[version][0])
 ]
+
+
+def test_a_small_ranked_tier_goes_only_if_another_has_room_for_all_of_it(monkeypatch):
+    monkeypatch.setattr(oc2d_slpf.tier, "MOST_SHAPES", 3)
+    arrangement, change = Arrangement(ranked=True), Change()
+    kind = arrangement.ranked_kind(_rule(1).shape, Verdict.DROP)
+    for at, nets in enumerate((("10.1.0.0/16", "10.1.0.0/17"), ("10.2.0.0/18", "10.2.0.0/19"))):
+        tier = arrangement.make(kind, at, change)
+        for number, net in enumerate(nets, 1 + 2 * at):
+            tier.insert(_rule(number, text=net), change)
+            arrangement.span(number, number)
+    for turn in range(4):
+        oc2d_slpf.making_room.dissolve(arrangement, turn, change)
+    assert sum(map(len, arrangement.tiers)) == 4
+    assert max(len(tier.sets) for tier in arrangement.tiers) <= 3
 
 
 @pytest.mark.req("AMB-39")
