@@ -15,10 +15,10 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 
 from oc2d.engine import events
@@ -46,8 +46,7 @@ _PATIENCE = 0.05  # seconds between faults that nobody thought of
 _OURS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
 
 
-@dataclass(frozen=True, slots=True)
-class _Report:
+class _Report(msgspec.Struct, frozen=True):
     """One thing to write down; `durable` when somebody outside learns of it.
 
     `dropped` is called if it cannot be written for another reason than the disk.
