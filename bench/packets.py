@@ -73,28 +73,52 @@ def lengths_alternating(count: int) -> Iterator[Item]:
         yield verdict, Match(4, source=match.either)
 
 
+def alternating_nets(count: int) -> Iterator[Item]:
+    for i in range(count):
+        yield (ALLOW, DENY)[i % 2], Match(4, either=net(TEN + i))
+
+
+def lengths_alternating_nets(count: int) -> Iterator[Item]:
+    for i, (_, match) in enumerate(lengths(count)):
+        yield (ALLOW, DENY)[(i // 25 + i) % 2], match
+
+
+def sender_listed(count: int) -> Iterator[Item]:
+    """As above, and the packet is between two listed addresses: their numbers are compared."""
+    yield from alternating_nets(max(0, count - 2))
+    yield DENY, Match(4, either=net(0xC0000201))
+    yield ALLOW, Match(4, either=net(0xC6336407))
+
+
 LISTS = {
     "blocklist /32, either side": blocklist,
     "blocklist /32, source": sources,
     "5-tuples": five,
     "alternating /32, source": alternating,
+    "alternating /32, either side": alternating_nets,
+    "the same, both addresses listed": sender_listed,
+    "/8 to /32, either, alternating": lengths_alternating_nets,
     "/8 to /32, either side": lengths,
     "/8 to /32, source, alternating": lengths_alternating,
 }
 
 
-def load(items: list[Item]) -> str:
+def load(items: list[Item], *, decided: bool) -> str:
     rules = [
         Rule(len(items) - i, verdict, *encode(match, Direction.EGRESS))
         for i, (verdict, match) in enumerate(items)
     ]
-    tiers = Tiers(rules)
-    back_end = Nftables()
+    tiers = Tiers(rules, ranked=True)
+    back_end = Nftables(owner=False)  # the chains below are not the owner's
     back_end.check()
     back_end.replace(tiers.operations())
-    chain = "chain inet oc2d often"
-    jumps = "add rule inet oc2d often jump egress\n" * (TIMES - 1)
-    nft(f"add {chain} {{ type filter hook output priority -305; }}\n{jumps}")
+    hook = "{ type filter hook output priority -305; }"
+    if decided:  # an accept goes on with the next base chain
+        for i in range(TIMES - 1):
+            nft(f"add chain inet oc2d often{i} {hook}\nadd rule inet oc2d often{i} jump egress\n")
+    else:
+        jumps = "add rule inet oc2d often jump egress\n" * (TIMES - 1)
+        nft(f"add chain inet oc2d often {hook}\n{jumps}")
     ids = tiers.order().tiers
     return f"{len(ids)} tiers, {sum(len(tiers.fill(id_).shapes) for id_ in ids)} sets"
 
@@ -153,7 +177,7 @@ def measure(name: str, items: list[Item], options: argparse.Namespace, *, linear
         for _ in range(options.rounds):
             clear()
             bare = flood(sock, packets)
-            said = load_linear(items) if linear else load(items)
+            said = load_linear(items) if linear else load(items, decided="both" in name)
             costs.append((flood(sock, packets) - bare) / (1 if linear else TIMES))
             empty.append(bare)
     clear()

@@ -1,25 +1,33 @@
-"""Measure what a change of the tiers costs, without a packet filter; prints a table.
+"""Measure what a change of the tiers costs; prints a table.
 
-.venv/bin/python bench/tiers.py [--rules N …] [--only WORDS]
+.venv/bin/python bench/tiers.py [--rules N …] [--only WORDS] [--kernel]
 
 For each kind of list: the time to build it from nothing, the memory it takes, how many tiers and
-sets it has, and then what single changes cost: time in memory, operations, and keys sent to the
-packet filter (each key costs about 2 µs there).
+sets it has, and then what changes cost, alone and 100 together: time, operations, and keys sent to
+the packet filter. Without `--kernel` in memory only; with it (root) each change is carried out by
+the nftables back end in a network namespace of its own, and `restore` is from the store's file to
+rules in force. Processor time, the kernel's included, so that other work on the machine shows less.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import os
 import random
 import statistics
+import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network
+from pathlib import Path
 
+from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
-from oc2d_slpf.tiers import AddKeys, Change, DropKeys, Tiers
+from oc2d_slpf.store import Entry, Store
+from oc2d_slpf.tiers import AddKeys, AddRanks, Change, DropKeys, Tiers
 
 ALLOW, DENY = Verdict.ALLOW, Verdict.DROP
 TEN = 10 << 24
@@ -63,6 +71,27 @@ def alternating_tuples(count: int) -> Iterator[tuple[Verdict, Match]]:
     yield from (((ALLOW, DENY)[i % 2], five(TEN + i)) for i in range(count))
 
 
+def alternating_nets(count: int) -> Iterator[tuple[Verdict, Match]]:
+    yield from (((ALLOW, DENY)[i % 2], either(TEN + i)) for i in range(count))
+
+
+def lengths(count: int, match: Callable[[int, int], Match]) -> Iterator[tuple[Verdict, Match]]:
+    """Disjoint networks of all lengths from /8 to /32, as far as there are so many."""
+    for i in range(count):
+        prefix = 8 + i % 25
+        value = i // 25 % (1 << (prefix - 8))
+        verdict = (ALLOW, DENY)[(i // 25 + i) % 2]
+        yield verdict, match((prefix << 24) + (value << (32 - prefix)), prefix)
+
+
+def lengths_either(count: int) -> Iterator[tuple[Verdict, Match]]:
+    yield from lengths(count, either)
+
+
+def lengths_source(count: int) -> Iterator[tuple[Verdict, Match]]:
+    yield from lengths(count, source)
+
+
 def nested(count: int) -> Iterator[tuple[Verdict, Match]]:
     """Networks in networks of the other verdict, the narrow ones ahead."""
     prefixes = (16, 20, 24, 28, 32)
@@ -90,6 +119,9 @@ def over_deny_all(count: int) -> Iterator[tuple[Verdict, Match]]:
 LISTS: dict[str, Callable[[int], Iterator[tuple[Verdict, Match]]]] = {
     "blocklist /32": blocklist,
     "5-tuples": tuples,
+    "alternating either /32": alternating_nets,
+    "alternating either /8 to /32": lengths_either,
+    "alternating source /8 to /32": lengths_source,
     "alternating sources": alternating,
     "alternating 5-tuples": alternating_tuples,
     "nested prefixes": nested,
@@ -99,64 +131,96 @@ LISTS: dict[str, Callable[[int], Iterator[tuple[Verdict, Match]]]] = {
 
 
 class Changes:
-    """Single changes, timed; each is what a command of its own would do."""
+    """Changes, timed; each is what a command of its own would do."""
 
-    def __init__(self, tiers: Tiers) -> None:
+    def __init__(self, tiers: Tiers, filter_: Nftables | None) -> None:
         self.tiers = tiers
+        self._filter = filter_
+        if filter_ is not None:
+            filter_.replace(tiers.operations())
         self._clear()
 
     def _clear(self) -> None:
         self.times: list[float] = []
         self.operations = self.keys = 0
 
-    def _commit(self, change: Change, start: float) -> None:
+    def _edit(self, edit: Callable[[Change], None], count: int = 1) -> None:
+        start = time.process_time()
+        change = Change()
+        edit(change)
         operations = change.operations(self.tiers)
-        self.times.append(time.perf_counter() - start)
+        if self._filter is not None and operations:
+            self._filter.apply(operations)
+        self.times.append((time.process_time() - start) / count)
         self.operations += len(operations)
-        self.keys += sum(len(o.keys) for o in operations if isinstance(o, (AddKeys, DropKeys)))
+        counted = (AddKeys, AddRanks, DropKeys)
+        self.keys += sum(len(one.keys) for one in operations if isinstance(one, counted))
 
     def add(self, new: Rule) -> None:
-        start = time.perf_counter()
-        change = Change()
-        self.tiers.add(new, change)
-        self._commit(change, start)
+        self._edit(lambda change: self.tiers.add(new, change))
 
-    def remove(self, number: int) -> None:
-        start = time.perf_counter()
-        change = Change()
-        self.tiers.remove(number, change)
-        self._commit(change, start)
+    def add_many(self, new: list[Rule]) -> None:
+        def edit(change: Change) -> None:
+            for one in new:
+                self.tiers.add(one, change)
+
+        self._edit(edit, len(new))
+
+    def remove(self, old: Rule) -> None:
+        self._edit(lambda change: self.tiers.remove(old, change))
 
     def say(self, name: str) -> None:
-        micro = [1e6 * second for second in self.times]
+        micro = sorted(1e6 * second for second in self.times)
         count = len(micro)
         print(
-            f"    {name:44} p50 {statistics.median(micro):9.0f} µs  max {max(micro):9.0f} µs"
+            f"    {name:44} p50 {statistics.median(micro):9.0f} µs"
+            f"  p99 {micro[int(0.99 * (count - 1))]:9.0f}  max {micro[-1]:9.0f}"
             f"  {self.operations / count:6.1f} operations {self.keys / count:8.1f} keys"
-            f"  {len(self.tiers.order().tiers):4} tiers"
+            f"  {len(self.tiers.order().tiers):4} tiers",
+            flush=True,
         )
         self._clear()
 
 
-def build(kind: str, count: int) -> Changes:
-    listed = list(LISTS[kind](count)) if count else []
-    rules = [rule(TOP - 10 * i, *item) for i, item in enumerate(listed)]
-    start = time.perf_counter()
-    tiers = Tiers(rules)
-    seconds = time.perf_counter() - start
+def listed(kind: str, count: int) -> list[Rule]:
+    items = LISTS[kind](count) if count else []
+    return [rule(TOP - 10 * i, *item) for i, item in enumerate(items)]
+
+
+def build(kind: str, rules: list[Rule], filter_: Nftables | None) -> Changes:
+    start = time.process_time()
+    tiers = Tiers(rules, ranked=True)
+    seconds = time.process_time() - start
     sets = sum(len(tiers.fill(tier).shapes) for tier in tiers.order().tiers)
     print(
-        f"{kind}, {count} rules: built in {seconds:.2f} s,"
+        f"{kind}, {len(rules)} rules: built in {seconds:.2f} s,"
         f" {len(tiers.order().tiers)} tiers, {sets} sets"
     )
-    return Changes(tiers)
+    return Changes(tiers, filter_)
+
+
+def restore(rules: list[Rule], filter_: Nftables) -> None:
+    """From the file of the store to rules in force, as a start does it."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        store = Store(directory, directory, "boot")
+        with store.transaction():
+            for one in rules:
+                store.add(Entry(one, f"{one.number:064x}", persistent=True, producer="soc"))
+        store.close()
+        cpu, start = time.process_time(), time.perf_counter()
+        store = Store(directory, directory, "boot")
+        filter_.replace(Tiers(groups=store.rules(), ranked=True).operations())
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - start
+        store.close()
+    print(f"    restored in {cpu:.2f} s of processor time, {wall:.2f} s in all", flush=True)
 
 
 def memory(kind: str, count: int) -> float:
     """Bytes a rule, the rules themselves included."""
     gc.collect()
     tracemalloc.start()
-    tiers = Tiers(rule(TOP - 10 * i, *item) for i, item in enumerate(LISTS[kind](count)))
+    tiers = Tiers(listed(kind, count), ranked=True)
     # what a wide rule asks for is made when it is first asked
     tiers.add(rule(1, ALLOW, either(0, 1)), Change())
     gc.collect()
@@ -165,12 +229,16 @@ def memory(kind: str, count: int) -> float:
     return used / count
 
 
-def measure(kind: str, count: int, rounds: int) -> None:
+def measure(  # noqa: C901, PLR0915 - one measurement after the other
+    kind: str, count: int, rounds: int, filter_: Nftables | None
+) -> None:
     dice = random.Random(2)
-    changes = build(kind, count)
+    rules = listed(kind, count)
+    changes = build(kind, rules, filter_)
     front = TOP - 10 * count - 10
     last = {"5-tuples": five, "alternating 5-tuples": five, "deny all at the bottom": five}
-    match = last.get(kind, either if kind in {"blocklist /32", "allow all on top"} else source)
+    nets = {"blocklist /32", "allow all on top"} | {k for k in LISTS if "either" in k}
+    match = last.get(kind, either if kind in nets else source)
     verdicts = {"blocklist /32": (DENY,), "5-tuples": (DENY,), "allow all on top": (DENY,)}
     likely = verdicts.get(kind, (ALLOW,) if kind == "deny all at the bottom" else (ALLOW, DENY))
 
@@ -180,6 +248,12 @@ def measure(kind: str, count: int, rounds: int) -> None:
     for i in range(rounds):
         changes.add(fresh(front - 10 * i, likely[i % len(likely)], i))
     changes.say("newest rule, as the list")
+    front -= 10 * rounds
+    for i in range(5):
+        numbers = range(front - 1000 * i, front - 1000 * (i + 1), -10)
+        changes.add_many([fresh(n, likely[n // 10 % len(likely)], 10_000_000 - n) for n in numbers])
+    changes.say("newest rules, 100 at once, each")
+    front -= 5000
     for i in range(rounds):
         changes.add(fresh(TOP + 10 + 10 * i, likely[i % len(likely)], rounds + i))
     changes.say("insert_rule at the bottom")
@@ -190,31 +264,38 @@ def measure(kind: str, count: int, rounds: int) -> None:
         changes.add(fresh(number, likely[i % len(likely)], 2 * rounds + i))
     changes.say("insert_rule anywhere, disjoint")
     other = {ALLOW: DENY, DENY: ALLOW}
-    for i in range(3):
-        changes.add(rule(TOP - 5 * count + 3 - 50 * i, other[likely[0]], source(TEN + 500 * i, 24)))
-    changes.say("insert_rule in the middle, opposite /24")
+    for what, where in (("net", either), ("source", source)):
+        for i in range(3):
+            at = TOP - 5 * count + (3 if what == "net" else 8) - 50 * i
+            changes.add(rule(at, other[likely[0]], where(TEN + 512 * i, 24)))
+            changes.say(f"opposite {what} /24 in the middle, number {i + 1}")
     changes.add(rule(front - 10_000, other[likely[0]], source(TEN, 16)))
-    changes.say("newest, opposite /16")
-    changes.add(rule(front - 10_010, ALLOW, Match(4)))
+    changes.say("newest, opposite source /16")
+    changes.add(rule(front - 10_005, other[likely[0]], either(TEN, 9)))
+    changes.say("newest, opposite net /9")
+    wide = rule(front - 10_010, ALLOW, Match(4))
+    changes.add(wide)
     changes.say("newest, allow everything")
-    changes.remove(front - 10_010)
+    changes.remove(wide)
     changes.say("delete it")
-    changes.add(rule(TOP + 100_000, DENY, Match(4)))
+    wide = rule(TOP + 100_000, DENY, Match(4))
+    changes.add(wide)
     changes.say("deny everything at the bottom")
-    changes.remove(TOP + 100_000)
+    changes.remove(wide)
     changes.say("delete it")
-    numbers = [TOP - 10 * i for i in range(1, count - 1)]
-    for number in dice.sample(numbers, min(rounds, len(numbers))):
-        changes.remove(number)
+    for one in dice.sample(rules[1:-1], min(rounds, len(rules) - 2)):
+        changes.remove(one)
     changes.say("delete anywhere")
-    at = TOP - 5 * count + 2
-    changes.add(rule(at, other[likely[0]], Match(4)))
+    worst = rule(TOP - 5 * count + 2, other[likely[0]], Match(4))
+    changes.add(worst)
     changes.say("worst: opposite of all in the middle")
-    changes.remove(at)
+    changes.remove(worst)
     changes.say("worst: delete it")
-    changes.add(rule(at + 1, other[likely[0]], Match(4)))
+    changes.add(worst._replace(number=worst.number - 1))
     changes.say("and again")
-    print(f"    {memory(kind, count):.0f} bytes a rule")
+    if filter_ is not None:
+        restore(rules, filter_)
+    print(f"    {memory(kind, count):.0f} bytes a rule", flush=True)
 
 
 def main() -> None:
@@ -222,11 +303,19 @@ def main() -> None:
     parser.add_argument("--rules", type=int, nargs="*", default=[0, 10_000, 100_000])
     parser.add_argument("--only", default="", help="only lists whose name has these words")
     parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--kernel", action="store_true", help="with the nftables back end; root")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    filter_ = None
+    if options.kernel:
+        if not options.inside:
+            os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv, "--inside"])  # noqa: S606
+        filter_ = Nftables()
+        filter_.check()
     for kind in LISTS:
         if options.only in kind:
             for count in options.rules:
-                measure(kind, count, options.rounds)
+                measure(kind, count, options.rounds, filter_)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -71,6 +72,8 @@ def run(options: RunOptions) -> int:
         _log.warning(CONFIG_WARNING, path=warning.path, message=warning.message)
     with ExitStack() as undo:
         directories = StateDirectories(prepared.config.state)
+        os.umask(0o077)  # whatever is made from here on, by plugins too, is for us alone
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # there are secrets in our memory
         undo.callback(directories.close)
         daemon = Daemon(options, prepared, directories, Notifier())
         undo.callback(daemon.close)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -18,6 +18,8 @@ __all__ = ["Answers", "Handles", "ReplyTo", "Written", "refused"]
 
 _MOST_HANDLES = 60_000
 _ONE_BATCH = 1024
+_MOST_UNSENT = 64 << 20  # bytes of responses on their way
+_LONGEST_TEXT = 1000  # characters of a refusal: it may quote the command, and is remembered
 _OWN = InputLimits(payload=1 << 30, items=1 << 30)  # what we wrote ourselves has no limits
 
 
@@ -31,33 +33,42 @@ class ReplyTo(msgspec.Struct, frozen=True):
 
 
 class Handles:
-    """Numbers for responses on their way; one is used again only after it was given back."""
+    """Numbers for responses on their way; one is used again only after it was given back.
 
-    def __init__(self, used: Sequence[int] = ()) -> None:
-        self._used = set(used)
+    `used` are those of an earlier process, with the bytes of the responses.
+    """
+
+    def __init__(self, used: Mapping[int, int]) -> None:
+        self._used = dict(used)
+        self._held = sum(used.values())
         self._last = max(used, default=0)
 
     def __len__(self) -> int:
         return len(self._used)
 
     def scarce(self, open_requests: int) -> bool:
-        """Tell whether what is open could use them up: an interim and a final, on two topics."""
-        return len(self._used) + 4 * (open_requests + _ONE_BATCH) > _MOST_HANDLES
+        """Tell whether what is open could use them up: an interim and a final, on two topics.
 
-    def take(self) -> int:
-        """Return a free one."""
+        They are as scarce when the responses on their way take too much memory.
+        """
+        few = len(self._used) + 4 * (open_requests + _ONE_BATCH) > _MOST_HANDLES
+        return few or self._held > _MOST_UNSENT
+
+    def take(self, size: int) -> int:
+        """Return a free one, for a response of `size` bytes."""
         handle = self._last
         while True:
             handle = handle % _MOST_HANDLES + 1
             if handle not in self._used:
                 break
         self._last = handle
-        self._used.add(handle)
+        self._used[handle] = size
+        self._held += size
         return handle
 
     def give_back(self, handle: int) -> None:
         """The broker is responsible for it, or it was never sent."""
-        self._used.discard(handle)
+        self._held -= self._used.pop(handle, 0)
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -74,7 +85,8 @@ class Written(msgspec.Struct, frozen=True):
 
 def refused(refusal: Refusal) -> OpenC2Response:
     """Turn a refusal into the response that tells it."""
-    return OpenC2Response(status=StatusCode(refusal.status), status_text=refusal.text)
+    text = refusal.text[:_LONGEST_TEXT]
+    return OpenC2Response(status=StatusCode(refusal.status), status_text=text)
 
 
 class Answers:
@@ -125,7 +137,12 @@ class Answers:
         payload = encode(wrap_response(tree, headers), to.encoding, self._names)
         return [
             Outgoing(
-                self._handles.take(), topic, payload, to.encoding, to.correlation, durable=durable
+                self._handles.take(len(payload)),
+                topic,
+                payload,
+                to.encoding,
+                to.correlation,
+                durable=durable,
             )
             for topic in self._topics(to.producer)
         ]

@@ -35,7 +35,7 @@ class Case:
     """One request that is not finished; `job` is what its actuator has to do next."""
 
     job: Job
-    request: Request
+    request: Request | None  # None: an earlier process took it, and it cannot be read any more
     origin: Origin
     to: ReplyTo
     response_type: ResponseType

@@ -7,7 +7,7 @@ transaction is on the disk goes into the `Batch`.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
@@ -66,6 +66,7 @@ class Cases:
         self._hooks = hooks
         self._clock = clock
         self.workers: dict[str, Worker] = {}
+        self.due: Callable[[Job], None]  # the engine's; called by the scheduler
         self.open: dict[int, Case] = {}
         self.by_producer: Counter[str | None] = Counter()
         self.held = 0
@@ -154,7 +155,7 @@ class Cases:
         batch.undo.append(partial(self._leave, request))
 
         def dispatch() -> None:
-            self._hooks.request(case.request)
+            self._hooks.request(verdict.request)
             self.workers[verdict.host.nsid].post(job)
 
         batch.then.append(dispatch)
@@ -213,10 +214,18 @@ class Cases:
 
     def wait_for_start(self, case: Case) -> None:
         """Hold a deferred command until its start time."""
-        job = case.job
-        worker = self.workers[job.profile]
         case.deferred = True
-        self._scheduler.at_start(job.window, lambda: worker.post(job))
+        self._scheduler.at_start(case.job.window, partial(self.due, case.job))
+
+    def begin_deferred(self, job: Job, batch: Batch, *, stuck: bool) -> None:
+        """Execute what waited for its start time, unless nobody would."""
+        if (case := self.open.get(job.request)) is None:
+            return
+        case.deferred = False
+        if stuck:
+            self.finished(job, Unavailable(f"{job.profile} does not answer"), batch)
+        else:
+            batch.then.append(lambda: self.workers[job.profile].post(job))
 
     def wait_for_end(self, job: Job) -> None:
         """Hold the revert of a command until its window is over.
@@ -244,17 +253,16 @@ class Cases:
         lasts = job.window.stop is not None and (status < StatusCode.BAD_REQUEST or unknown)
         if job.step is Step.EXECUTE:
             self._journal.disarm(request, revert=False)
+        owes = self._owes(case, status)
         if again:
             self._journal.forget(request)
         else:
-            self._journal.finish(request, keep=lasts)
+            self._journal.finish(request, keep=lasts, response=written.json if owes else None)
         if lasts:
             self._journal.arm(request, revert=True)
             end = msgspec.structs.replace(job, step=Step.REVERT, early=False)
             batch.then.append(lambda: self.wait_for_end(end))
-        if self._owes(case, status):
-            if not again:
-                self._journal.respond(request, written.json)
+        if owes:
             self._send(written, case.to, batch)
         self._leave(request)
         batch.undo.append(lambda: self.reopen(case))

@@ -34,8 +34,8 @@ __all__ = ["Consumer"]
 
 _log = structlog.get_logger("oc2d.engine")
 
-# Seconds for an actuator to start, and again to restore its rules: within TimeoutStartSec.
-_START_TIME = 40.0
+# Seconds for all actuators to start and to restore their rules: within TimeoutStartSec.
+_START_TIME = 75.0
 _LINK_TIME = 5.0  # seconds for an actuator to open the way to the broker
 _STATUS_TIME = 1.0
 _WORKER_STOP = 6.0
@@ -65,7 +65,7 @@ class Consumer:
         self._hosted = hosted
         self._clock = clock
         self._journal = Journal(journal)
-        handles = Handles([message.handle for message in self._journal.outbox()])
+        handles = Handles({m.handle: len(m.payload) for m in self._journal.outbox()})
         self._hooks = Hooks(manager)
         self._scheduler = Scheduler(clock)
         self._names = id_names(tuple(hosted.values()))
@@ -111,6 +111,7 @@ class Consumer:
                 queued=lambda: len(cases.open),
                 queued_by=lambda producer: cases.by_producer[producer],
                 held=lambda: cases.held,
+                windows=self._scheduler.pending,
                 stuck=lambda nsid: nsid in self.engine.stuck,
             ),
         )
@@ -130,13 +131,14 @@ class Consumer:
             boot_id=self._clock.boot_id,
             now=self._clock.wall,
         )
+        until = time.monotonic() + _START_TIME
         for nsid, worker in self._workers.items():
             worker.start()
             context = replace(context, call=worker.tell)
             actuator = worker.host.actuator
             ended = frozenset(left.ended.get(nsid, ()))
-            _begin(worker, "start", partial(actuator.start, context))
-            _begin(worker, "restore", partial(actuator.restore, ended))
+            _begin(worker, "start", partial(actuator.start, context), until)
+            _begin(worker, "restore", partial(actuator.restore, ended), until)
         recovery.resume(left, self._cases, self.engine)
         self.engine.start(transfer)
         self._scheduler.start()
@@ -221,15 +223,16 @@ def _settings(config: Config) -> Settings:
     )
 
 
-def _begin(worker: Worker, what: str, function: Callable[[], None]) -> None:
+def _begin(worker: Worker, what: str, function: Callable[[], None], until: float) -> None:
     """Run one step of an actuator's start; what stops it is told without a traceback."""
     nsid = worker.host.nsid
     try:
-        worker.call(function, _START_TIME)
+        worker.call(function, max(0.0, until - time.monotonic()))
     except Oc2dError:
         raise
     except TimeoutError:
-        raise StateError(f"actuator {nsid}: {what} takes more than {_START_TIME:.0f} s") from None
+        limit = f"all actuators together have {_START_TIME:.0f} s to start"
+        raise StateError(f"actuator {nsid}: {what} takes too long: {limit}") from None
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise StateError(f"actuator {nsid}: {what} failed: {reason}") from error

@@ -11,10 +11,9 @@ Nothing is acknowledged, executed or sent before it is in the journal.
 from __future__ import annotations
 
 import queue
-import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +25,7 @@ from oc2d.engine.answers import Handles
 from oc2d.engine.case import Batch
 from oc2d.engine.cases import Cases
 from oc2d.engine.clock import Clock, Forgetting
+from oc2d.engine.deliveries import Deliveries, is_disk
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
 from oc2d.engine.ports import Inbound, Transfer
@@ -38,12 +38,9 @@ _log = structlog.get_logger("oc2d.engine")
 _MOST_AT_ONCE = 1024  # reports in one transaction
 _LAZY = 1.0  # seconds that a DONE mark may wait for company
 _MOST_LAZY = 1000
-_EXPIRE_AT_ONCE = 64
 _RETRY = 0.5  # seconds after which a journal that refused is asked again
 _LONGEST_PAUSE = 3600.0  # a timeout of many years is more than the clock of a wait can take
 _PATIENCE = 0.05  # seconds between faults that nobody thought of
-# Not the disk's fault, but that of what was to be written: it will not get better.
-_OURS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
 
 
 class _Report(msgspec.Struct, frozen=True):
@@ -71,7 +68,6 @@ class Engine:
         forgetting: Forgetting,
     ) -> None:
         self._journal = journal
-        self._forgetting = forgetting
         self._gate = gate
         self._cases = cases
         self._handles = handles
@@ -83,7 +79,8 @@ class Engine:
         self._done_by = 0.0
         self.stuck: set[str] = set()
         self.journal_error: str | None = None
-        self._undecided: deque[Inbound] = deque()
+        self._deliveries = Deliveries(cases, gate, journal, handles, forgetting)
+        cases.due = self.due
         self._closed = False
         self._turned = threading.Event()
         self._stopping = threading.Event()
@@ -134,7 +131,7 @@ class Engine:
 
     def received(self, messages: Sequence[Inbound]) -> None:
         """Take deliveries."""
-        self._post(_Report(lambda batch: self._arrived(messages, batch)))
+        self._post(_Report(lambda batch: self._deliveries.add(messages, batch)))
 
     def sent(self, handles: Sequence[int]) -> None:
         """Mark as DONE, in company."""
@@ -202,6 +199,16 @@ class Engine:
         """Close a window."""
         self._post(_Report(lambda batch: self._cases.reverted(job, failed, batch)))
 
+    # -- the scheduler's
+
+    def due(self, job: Job) -> None:
+        """Begin a command that waited for its start time."""
+
+        def write(batch: Batch) -> None:
+            self._cases.begin_deferred(job, batch, stuck=job.profile in self.stuck)
+
+        self._post(_Report(write))
+
     # -- the engine's thread
 
     def _post(self, report: _Report) -> None:
@@ -214,7 +221,7 @@ class Engine:
             try:
                 self._write(reports)
             except Exception as error:  # noqa: BLE001 - the daemon outlives any (LANG-44)
-                if _is_disk(error):
+                if is_disk(error):
                     self._refused(reports, error)
                 else:
                     _log.exception(events.REPORT_FAILED)
@@ -258,7 +265,7 @@ class Engine:
         interim = self._cases.next_interim()
         due = interim is not None and interim <= now
         stuck = self._overdue(now)
-        undecided = bool(self._undecided)
+        undecided = bool(self._deliveries)
         self._journal.begin(
             durable=due or undecided or bool(stuck) or any(r.durable for r in reports)
         )
@@ -269,7 +276,8 @@ class Engine:
                 self._give_up(profile, batch)
             if due:
                 self._cases.interim(now, batch)
-            self._judge(batch)
+            if not self._closed:
+                self._deliveries.judge(batch)
             self._mark_done(now, batch)
             self._journal.commit()
         except BaseException:
@@ -299,30 +307,6 @@ class Engine:
             except Exception:  # noqa: BLE001 - the same
                 _log.exception(events.FOLLOW_UP_FAILED)
 
-    def _arrived(self, messages: Sequence[Inbound], batch: Batch) -> None:
-        before = self._undecided.copy()
-        self._undecided.extend(messages)
-        batch.undo.append(lambda: self._back_to(before))
-
-    def _back_to(self, undecided: deque[Inbound]) -> None:
-        self._undecided = undecided
-
-    def _judge(self, batch: Batch) -> None:
-        """Judge deliveries, or hold them while too many responses are on their way.
-
-        What is held is not acknowledged, so the transfer stops reading by itself.
-        """
-        if not self._undecided:
-            return
-        before = self._undecided.copy()
-        batch.undo.append(lambda: self._back_to(before))
-        # Small slices, but more than can arrive.
-        self._journal.expire(self._forgetting.now(), _EXPIRE_AT_ONCE + 2 * len(before))
-        while self._undecided and not self._closed:
-            if self._handles.scarce(len(self._cases.open)):
-                return
-            self._cases.received(self._undecided.popleft(), self._gate, batch)
-
     def _lazily(self, handles: Sequence[int], batch: Batch) -> None:
         before = len(self._done)
         if not self._done:
@@ -340,12 +324,12 @@ class Engine:
         batch.undo.append(lambda: self._done.extend(done))
         self._journal.sent(done)
         batch.then.extend([partial(self._handles.give_back, handle) for handle in done])
-        if self._undecided:
+        if self._deliveries:
             batch.then.append(lambda: self._post(_Report(lambda _: None)))
 
     # -- when the disk says no
 
-    def _refused(self, reports: Sequence[_Report], error: Exception) -> None:
+    def _refused(self, reports: Iterable[_Report], error: Exception) -> None:
         """Keep everything and try again: nothing was acknowledged, so nothing is lost."""
         if self.journal_error is None:
             _log.error(events.JOURNAL_FAILED, reason=str(error))
@@ -355,16 +339,21 @@ class Engine:
 
     def _one_by_one(self, reports: Sequence[_Report]) -> None:
         """One report of many cannot be written: find it, drop it, keep the others."""
-        for place, report in enumerate(reports):
+        left = deque(reports)
+        while left:
+            known = self._deliveries.failures
             try:
-                self._write([report])
+                self._write([left[0]])
             except Exception as error:  # noqa: BLE001 - the same
-                if _is_disk(error):
-                    self._refused(reports[place:], error)
+                if is_disk(error):
+                    self._refused(left, error)
                     return
                 _log.exception(events.REPORT_FAILED)
-                if report.dropped:
-                    report.dropped()
+                if self._deliveries.failures > known:
+                    continue  # not the report's fault, but that of a delivery: now passed over
+                if left[0].dropped:
+                    left[0].dropped()
+            left.popleft()
         self._hopeless.wait(_PATIENCE)
 
     # -- workers that do not come back
@@ -402,7 +391,3 @@ class Engine:
             "last": list(cases.last),
             "journal_error": self.journal_error,
         }
-
-
-def _is_disk(error: Exception) -> bool:
-    return isinstance(error, sqlite3.Error) and not isinstance(error, _OURS)

@@ -55,6 +55,7 @@ _log = structlog.get_logger("oc2d.engine")
 _CONTENT_TYPE = "application/openc2"
 _UNDECODABLE_PER_MINUTE = 60
 _MOST_HELD = 64 << 20  # bytes of open requests; what is made of them takes as much again, or twice
+_MOST_WINDOWS = 100_000  # about 2 kB each in memory, for as long as they are open
 _MOST_TOPICS = 1000  # that undecodable input is counted for; a wildcard brings any number
 _AS_ACCEPTED = InputLimits(payload=1 << 30)  # limits of today are not for what was taken before
 
@@ -282,8 +283,9 @@ class Gate:
                 raise Forbidden(reason)
             choice = select(command, to.encoding, asked.message.profile, self._hosted)
             if choice.host is None:
+                # changes nothing, so a duplicate may be answered anew: kilobytes not to remember
                 response = answer_features(command, self._capabilities)
-                return Answer(response, to, request, memory, asked.silent)
+                return Answer(response, to, request, None, asked.silent)
             request = replace(request, profile=choice.host.nsid)
             return self._admit(asked, request, choice.host, guessed=choice.guessed)
         except Mismatch:
@@ -317,6 +319,8 @@ class Gate:
         typed = compose(command, to.encoding, host, key="", producer=to.producer, window=window)
         if self._load.stuck(host.nsid):
             raise Unavailable(f"{host.nsid} does not answer")
+        if window.stop is not None and self._load.windows() >= _MOST_WINDOWS:
+            raise Unavailable("too many time windows are open")
         return Admit(
             host=host,
             command=typed,

@@ -271,13 +271,17 @@ class Journal:
         """Keep the response that a duplicate will be told."""
         self._db.execute("UPDATE requests SET response = ? WHERE id = ?", (response, request))
 
-    def finish(self, request: int, *, keep: bool) -> None:
-        """Mark the RESULT as known; `keep` its origin while the end of a window is to come."""
+    def finish(self, request: int, *, keep: bool, response: bytes | None = None) -> None:
+        """Mark the RESULT as known; `keep` its origin while the end of a window is to come.
+
+        `response` is what a duplicate will be told from now on; None: as before.
+        """
         self._db.execute(
-            "UPDATE requests SET phase = 2 WHERE id = ?"
+            "UPDATE requests SET phase = 2, response = coalesce(?, response) WHERE id = ?"
             if keep
-            else "UPDATE requests SET phase = 2, origin = NULL WHERE id = ?",
-            (request,),
+            else "UPDATE requests SET phase = 2, response = coalesce(?, response), origin = NULL"
+            " WHERE id = ?",
+            (response, request),
         )
 
     def forget(self, request: int) -> None:

@@ -13,12 +13,13 @@ __all__ = ["Load", "Rate"]
 class Load:
     """How full the engine is, as the gate asks it: accepted and not yet executed.
 
-    `held` is the bytes of those messages.
+    `held` is the bytes of those messages, `windows` how many events of time windows are to come.
     """
 
     queued: Callable[[], int]
     queued_by: Callable[[str | None], int]
     held: Callable[[], int]
+    windows: Callable[[], int]
     stuck: Callable[[str], bool]
 
 

@@ -26,7 +26,7 @@ from oc2d.errors import Failed, Refusal
 from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, InputLimits, Tree, decode
 from oc2d.language.command import decode_extension
-from oc2d.language.vocabulary import ResponseType
+from oc2d.language.vocabulary import Action, ResponseType
 
 __all__ = ["Leftovers", "read", "resume"]
 
@@ -58,7 +58,7 @@ def read(journal: Journal, gate: Gate, hosted: Mapping[str, Hosted], clock: Cloc
             case = _reopened(pending, gate, journal.epoch, clock)
         except Refusal as refusal:
             _log.error(events.RECOVERY_FAILED, request=pending.request, reason=refusal.text)
-            continue
+            case = _unreadable(pending, journal.epoch, clock)
         if pending.request in deferred:
             case.job = msgspec.structs.replace(case.job, step=Step.EXECUTE, early=False)
         host = hosted.get(pending.actuator)
@@ -148,8 +148,20 @@ def _reopened(pending: Pending, gate: Gate, epoch: str, clock: Clock) -> Case:
     return Case(job, request, origin, to, asked, clock.monotonic(), told=told)
 
 
+def _unreadable(pending: Pending, epoch: str, clock: Clock) -> Case:
+    """Keep what it takes to answer it and to revert it: for that its key is enough."""
+    origin = pending.origin
+    key = f"{epoch}-{pending.request}"
+    command = Command(key, origin.producer, Action.QUERY, "unreadable", None)
+    job = Job(pending.request, pending.actuator, Step.CARRY_OUT, command, origin.window)
+    to = ReplyTo(origin.request_id, origin.producer, origin.encoding, origin.correlation)
+    return Case(job, None, origin, to, ResponseType.COMPLETE, clock.monotonic())
+
+
 def _addressed(case: Case, host: Hosted | None) -> Refusal | None:
     """Type the command for its actuator; returns why it cannot have it any more."""
+    if case.request is None:
+        return Failed("the command cannot be read any more")
     if host is None:
         return Failed("the actuator of this command is not loaded")
     origin, job = case.origin, case.job

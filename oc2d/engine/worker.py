@@ -257,9 +257,10 @@ class Worker:
 
     def _execute(self, jobs: list[Job]) -> None:
         """Execute in one go where that is safe: an actuator that is not idempotent gets one."""
-        together = self.host.actuator.idempotent and not any(job.suspect for job in jobs)
-        most = len(jobs) if together else 1
         while jobs and not self._stopping.is_set():
+            most = 1
+            if self.host.actuator.idempotent and not jobs[0].suspect:
+                most = next((i for i, job in enumerate(jobs) if job.suspect), len(jobs))
             now, jobs = jobs[:most], jobs[most:]
             now = self._reports.started(now, durable=not self.host.actuator.idempotent)
             if len(now) > 1 and type(self.host.actuator).execute_many is not Actuator.execute_many:

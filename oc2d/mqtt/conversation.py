@@ -31,7 +31,7 @@ from oc2d.mqtt.outbox import Entry, Outbox, Stage
 from oc2d.mqtt.properties import Delivery, encode_publish, properties
 from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import ServerLimits
-from oc2d.mqtt.topics import classifier
+from oc2d.mqtt.topics import classifier, matcher
 
 __all__ = ["Conversation", "Shorten"]
 
@@ -44,6 +44,7 @@ _ID_IN_USE: Final = 0x91
 _QUOTA: Final = 0x97
 _IMPLEMENTATION: Final = 0x83
 _BACKLOG: Final = 1 << 20  # bytes built ahead of the socket
+_MOST_HELD: Final = 64 << 20  # bytes of deliveries that are not decided
 
 
 class Conversation:
@@ -66,14 +67,18 @@ class Conversation:
     def configure(self, settings: LinkSettings) -> None:
         """Use these settings from now on."""
         self._settings = settings
-        self._classify = classifier(
-            settings.namespace, settings.device_id, dots_are_slashes=settings.protocol == "3.1.1"
-        )
+        dots = settings.protocol == "3.1.1"
+        self._classify = classifier(settings.namespace, settings.device_id, dots_are_slashes=dots)
+        self._wanted = matcher(settings.subscriptions, dots_are_slashes=dots)
 
     @property
     def paused(self) -> bool:
-        """Whether more is undecided than we allowed the broker; then do not read."""
-        return len(self.inbox) > self._settings.receive_maximum
+        """Whether more is undecided than we allowed the broker, or can hold; then do not read.
+
+        What may be of earlier connections; the answer to CONNECT is read all the same.
+        """
+        full = self.inbox.undecided > self._settings.receive_maximum
+        return self._link is not None and (full or self.inbox.held > _MOST_HELD)
 
     @property
     def subscribed(self) -> bool:
@@ -104,6 +109,12 @@ class Conversation:
         limits = connack.limits
         if limits.maximum_qos == 0:
             raise LinkLost("the broker takes QoS 0 only, which OpenC2 forbids", _IMPLEMENTATION)
+        if limits.session_expiry < self._settings.session_expiry:
+            _log.warning(
+                events.SESSION_SHORTENED,
+                asked=self._settings.session_expiry,
+                granted=limits.session_expiry,
+            )
         self._link = link
         self.limits = limits
         if not connack.session_present:
@@ -156,13 +167,19 @@ class Conversation:
             self._intake.received(inbound)
 
     def _arrive(self, delivery: Delivery) -> Inbound | None:
-        token = self.inbox.arrived(delivery.packet_id, delivery.qos)
+        size = len(delivery.payload) + len(delivery.topic)
+        token = self.inbox.arrived(delivery.packet_id, delivery.qos, size)
         if token is None:
             if not delivery.dup:
                 raise LinkLost("the broker used a packet identifier twice", PROTOCOL_ERROR)
             _log.debug(
                 events.DELIVERY_ODD, packet_id=delivery.packet_id, what="sent again too early"
             )
+            return None
+        if not self._wanted(delivery.topic):
+            # the broker's session still has a filter that the configuration has no more
+            _log.info(events.DELIVERY_ODD, topic=delivery.topic, what="not subscribed any more")
+            self.acknowledge([token])
             return None
         channel, profile = self._classify(delivery.topic)
         return Inbound(

@@ -49,11 +49,11 @@ class Dial(threading.Thread):
         self._resolving = resolving
         self._changing = changing
         self._done = done
-        self._abandoned = False
+        self._abandoned = threading.Event()
 
     def abandon(self) -> None:
         """Give up as soon as can be; what was reached is closed."""
-        self._abandoned = True
+        self._abandoned.set()
 
     def close(self) -> None:
         """Close the socket that nobody wants."""
@@ -70,7 +70,7 @@ class Dial(threading.Thread):
         except Exception:  # noqa: BLE001  the caller waits for an answer
             _log.exception(events.LOOP_ERROR, where="dial")
             self.error = "internal error"
-        if self._abandoned:
+        if self._abandoned.is_set():
             self.close()
         self._done(self)
 
@@ -81,10 +81,12 @@ class Dial(threading.Thread):
         self._resolving()
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
         addresses = {info[4][:2]: info for info in found}
+        if self._abandoned.is_set():
+            return  # nobody may think that the link goes where it will not
         self._changing(tuple(Address(str(host), int(port)) for host, port in addresses))
         failures = []
         for (host, port), (family, kind, protocol, _, target) in addresses.items():
-            if self._abandoned:
+            if self._abandoned.is_set():
                 return
             address = Address(str(host), int(port))
             sock = socket.socket(family, kind, protocol)

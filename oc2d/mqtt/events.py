@@ -18,6 +18,7 @@ __all__ = [
     "RESPONSE_REFUSED",
     "RESPONSE_TOO_LARGE",
     "SESSION_LOST",
+    "SESSION_SHORTENED",
     "STOPPED",
     "SUBSCRIBED",
     "SUBSCRIPTION_FAILED",
@@ -28,6 +29,7 @@ CONNECTED: Final = "mqtt.connected"
 CONNECT_FAILED: Final = "mqtt.connect_failed"
 DISCONNECTED: Final = "mqtt.disconnected"
 SESSION_LOST: Final = "mqtt.session_lost"
+SESSION_SHORTENED: Final = "mqtt.session_shortened"
 SUBSCRIBED: Final = "mqtt.subscribed"
 SUBSCRIPTION_FAILED: Final = "mqtt.subscription_failed"
 RESPONSE_REFUSED: Final = "mqtt.response_refused"

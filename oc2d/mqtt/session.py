@@ -137,7 +137,7 @@ class Session:
             refused=talk.refused,
             in_flight=talk.outbox.in_flight if connected else 0,
             queued=talk.outbox.waiting if connected else len(talk.outbox),
-            undecided=len(talk.inbox),
+            undecided=talk.inbox.undecided,
             limits=talk.limits if connected else None,
             healthy=connected and talk.healthy,
         )
@@ -213,7 +213,7 @@ class Session:
     def _serve(self, link: Link, now: float) -> None:
         if not self._talk.paused:
             link.fill()
-            packets = link.packets(_BATCH)
+            packets = link.packets(1 if self._accepted_at is None else _BATCH)
             if packets and self._accepted_at is None:
                 self._accept(link, packets.pop(0), now)
             for packet in packets:

@@ -10,7 +10,15 @@ from typing import Literal
 
 from oc2d.engine.ports import Channel
 
-__all__ = ["ReplyMode", "classifier", "device_topic", "filters", "is_level", "reply_topics"]
+__all__ = [
+    "ReplyMode",
+    "classifier",
+    "device_topic",
+    "filters",
+    "is_level",
+    "matcher",
+    "reply_topics",
+]
 
 ReplyMode = Literal["general", "producer", "both"]
 
@@ -46,6 +54,34 @@ def filters(
     return tuple(dict.fromkeys(_prefixed(namespace, topic) for topic in (*own, *extra)))
 
 
+def _spelled(topic: str) -> str:
+    return topic.replace(".", "/")
+
+
+def matcher(wanted: Sequence[str], *, dots_are_slashes: bool = False) -> Callable[[str], bool]:
+    """Make a function that tells whether a topic matches one of these filters (MQTT 5.0, 4.7).
+
+    `dots_are_slashes` as in `classifier`.
+    """
+    exact = frozenset(_spelled(text) if dots_are_slashes else text for text in wanted)
+    wild = [text.split("/") for text in exact if text.endswith("#") or "+" in text]
+
+    def fits(levels: Sequence[str], pattern: Sequence[str]) -> bool:
+        if pattern[-1] == "#":
+            pattern = pattern[:-1]
+            levels = levels[: len(pattern)]
+        return len(levels) == len(pattern) and all(
+            want in ("+", level) for level, want in zip(levels, pattern, strict=True)
+        )
+
+    def matches(topic: str) -> bool:
+        if dots_are_slashes:
+            topic = _spelled(topic)
+        return topic in exact or any(fits(topic.split("/"), pattern) for pattern in wild)
+
+    return matches
+
+
 def classifier(
     namespace: str, device_id: str, *, dots_are_slashes: bool = False
 ) -> Callable[[str], tuple[Channel, str | None]]:
@@ -57,7 +93,7 @@ def classifier(
     """
 
     def spelled(topic: str) -> str:
-        return topic.replace(".", "/") if dots_are_slashes else topic
+        return _spelled(topic) if dots_are_slashes else topic
 
     everyone = spelled(_prefixed(namespace, "oc2/cmd/all"))
     device = spelled(device_topic(namespace, device_id))

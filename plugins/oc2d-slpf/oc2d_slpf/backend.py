@@ -46,6 +46,9 @@ Step = Operation | Permit | Unpermit
 class Backend(Protocol):
     """One packet filter, used on one thread. A call makes all its changes at once or none."""
 
+    #: Whether it carries out the operations of ranked sets.
+    ranked: bool
+
     def check(self) -> None:
         """Raise `StateError` when the filter cannot be used here; changes nothing."""
 

@@ -17,6 +17,8 @@ _log = structlog.get_logger("oc2d.slpf")
 class DryRun:
     """Log each change instead of making it."""
 
+    ranked = True
+
     def check(self) -> None:
         """Say once that nothing is in force."""
         _log.warning("slpf_dry_run", detail="rules are answered 200 and not put in force")

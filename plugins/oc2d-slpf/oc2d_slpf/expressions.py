@@ -17,21 +17,29 @@ from oc2d_slpf.netlink import attribute, nested, string, u32
 __all__ = [
     "ACCEPT",
     "DROP",
+    "NFT_CONTINUE",
+    "NFT_JUMP",
+    "NF_ACCEPT",
+    "NF_DROP",
     "Base",
     "Icmpx",
     "Meta",
+    "choose",
     "compare",
     "fib_type",
+    "get",
     "jump",
     "load",
     "lookup",
     "mask",
     "meta",
     "notrack",
+    "put",
     "reject",
     "reset",
     "set_mark",
     "synproxy",
+    "verdict",
 ]
 
 NFTA_LIST_ELEM = 1
@@ -39,7 +47,7 @@ NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 2
 NFTA_DATA_VALUE, NFTA_DATA_VERDICT = 1, 2
 NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN = 1, 2
 NFT_REG_VERDICT, NFT_REG32_00 = 0, 8
-NF_DROP, NF_ACCEPT, NFT_JUMP = 0, 1, -3
+NF_DROP, NF_ACCEPT, NFT_CONTINUE, NFT_JUMP = 0, 1, -1, -3
 NFT_CMP_EQ, NFT_CMP_NEQ = 0, 1
 NFT_FIB_RESULT_ADDRTYPE = 3
 NFTA_FIB_F_SADDR, NFTA_FIB_F_DADDR = 1, 2
@@ -79,9 +87,14 @@ def _value(kind: int, value: bytes) -> bytes:
     return nested(kind, attribute(NFTA_DATA_VALUE, value))
 
 
-def _verdict(code: int, *parts: bytes) -> bytes:
-    data = nested(NFTA_DATA_VERDICT, u32(NFTA_VERDICT_CODE, code), *parts)
-    return _expression("immediate", u32(1, NFT_REG_VERDICT), nested(2, data))
+def verdict(code: int, chain: str | None = None) -> bytes:
+    """Return a verdict as an element of a map has it: NFTA_SET_ELEM_DATA (2)."""
+    goal = b"" if chain is None else string(NFTA_VERDICT_CHAIN, chain)
+    return nested(2, nested(NFTA_DATA_VERDICT, u32(NFTA_VERDICT_CODE, code), goal))
+
+
+def _verdict(code: int, chain: str | None = None) -> bytes:
+    return _expression("immediate", u32(1, NFT_REG_VERDICT), verdict(code, chain))
 
 
 #: immediate reg 0 accept: NFTA_IMMEDIATE_DREG, NFTA_IMMEDIATE_DATA.
@@ -92,7 +105,7 @@ DROP = _verdict(NF_DROP)
 
 def jump(chain: str) -> bytes:
     """Jump: immediate reg 0 jump -> chain."""
-    return _verdict(NFT_JUMP, string(NFTA_VERDICT_CHAIN, chain))
+    return _verdict(NFT_JUMP, chain)
 
 
 def meta(key: Meta, register: int = 0) -> bytes:
@@ -102,8 +115,7 @@ def meta(key: Meta, register: int = 0) -> bytes:
 
 def set_mark(value: int) -> bytes:
     """Set the mark: immediate, then meta with NFTA_META_SREG (3)."""
-    data = _value(2, value.to_bytes(4, sys.byteorder))
-    given = _expression("immediate", u32(1, NFT_REG32_00), data)
+    given = put(value.to_bytes(4, sys.byteorder), 0)
     return given + _expression("meta", u32(2, Meta.MARK), u32(3, NFT_REG32_00))
 
 
@@ -113,10 +125,13 @@ def load(base: Base, offset: int, size: int, register: int = 0) -> bytes:
     return _expression("payload", u32(1, NFT_REG32_00 + register), where)
 
 
-def mask(value: bytes, register: int = 0) -> bytes:
-    """Mask a register in place: NFTA_BITWISE_SREG (1), _DREG, _LEN, _MASK, _XOR (5)."""
-    place = NFT_REG32_00 + register
-    registers = u32(1, place) + u32(2, place) + u32(3, len(value))
+def mask(value: bytes, register: int = 0, into: int | None = None) -> bytes:
+    """Mask registers, in place or `into` others: NFTA_BITWISE_SREG (1), _DREG, _LEN, _MASK, _XOR.
+
+    At most 16 bytes.
+    """
+    goal = register if into is None else into
+    registers = u32(1, NFT_REG32_00 + register) + u32(2, NFT_REG32_00 + goal) + u32(3, len(value))
     return _expression("bitwise", registers, _value(4, value), _value(5, bytes(len(value))))
 
 
@@ -129,6 +144,23 @@ def compare(value: bytes, register: int = 0, *, equal: bool = True) -> bytes:
 def lookup(name: str, register: int = 0) -> bytes:
     """Hold if the set has what is in the registers: NFTA_LOOKUP_SET (1), NFTA_LOOKUP_SREG (2)."""
     return _expression("lookup", string(1, name), u32(2, NFT_REG32_00 + register))
+
+
+def get(name: str, register: int, into: int) -> bytes:
+    """Hold if the map has what is in the registers; load what it stands for: NFTA_LOOKUP_DREG."""
+    where = u32(2, NFT_REG32_00 + register) + u32(3, NFT_REG32_00 + into)
+    return _expression("lookup", string(1, name), where)
+
+
+def choose(name: str, register: int) -> bytes:
+    """Take the verdict that the map has for what is in the registers, if it has one."""
+    where = u32(2, NFT_REG32_00 + register) + u32(3, NFT_REG_VERDICT)
+    return _expression("lookup", string(1, name), where)
+
+
+def put(value: bytes, register: int) -> bytes:
+    """Load a constant: NFTA_IMMEDIATE_DREG, NFTA_IMMEDIATE_DATA."""
+    return _expression("immediate", u32(1, NFT_REG32_00 + register), _value(2, value))
 
 
 def fib_type(*, source: bool = False) -> bytes:

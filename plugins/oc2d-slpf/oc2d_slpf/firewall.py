@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 import structlog
 
 from oc2d_slpf.backend import Backend, BackendError, Permit, Step, Unpermit
-from oc2d_slpf.rules import Rule, Verdict
+from oc2d_slpf.rules import Alike, Verdict
 from oc2d_slpf.tiers import Change, Tiers
 
 __all__ = ["Firewall"]
@@ -32,15 +32,15 @@ class Firewall:
         """Tell whether rules of this verdict can be put in force here."""
         return self._backend.can(verdict)
 
-    def load(self, rules: Iterable[Rule], permits: Collection[Permit]) -> None:
+    def load(self, rules: Iterable[Alike], permits: Collection[Permit]) -> None:
         """Replace whatever is there by these, at once. Raises `BackendError`."""
-        self.tiers = Tiers(rules)
+        self.tiers = Tiers(groups=rules, ranked=self._backend.ranked)
         self.permits = frozenset(permits)
         self._replace()
 
-    def expect(self, rules: Iterable[Rule]) -> None:
+    def expect(self, rules: Iterable[Alike]) -> None:
         """Go back to these rules after a failure; the next commit loads them."""
-        self.tiers = Tiers(rules)
+        self.tiers = Tiers(groups=rules, ranked=self._backend.ranked)
         self._doubtful = True
 
     def commit(self, change: Change) -> None:

@@ -38,6 +38,8 @@ class Iptables:
     `path` is where to look for the programs instead of PATH.
     """
 
+    ranked = False
+
     def __init__(self, never_block: Sequence[Network] = (), *, path: str | None = None) -> None:
         self._never_block = tuple(never_block)
         self._path = path

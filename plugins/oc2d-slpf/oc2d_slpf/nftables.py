@@ -13,12 +13,12 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from oc2d.errors import StateError
-from oc2d_slpf import management, objects
+from oc2d_slpf import comparison, management, objects
 from oc2d_slpf.backend import BackendError, Step
 from oc2d_slpf.netlink import Message, Netlink, NetlinkError, attributes
 from oc2d_slpf.rules import Network, Verdict
 from oc2d_slpf.ruleset import render
-from oc2d_slpf.tiers import DropTier, Fill
+from oc2d_slpf.tiers import DropTier, Fill, MakeRanks
 from oc2d_slpf.watch import Watch
 
 __all__ = ["Nftables"]
@@ -35,6 +35,8 @@ class Nftables:
     `owner` False does without the owner flag even where the kernel has it.
     """
 
+    ranked = True
+
     def __init__(self, never_block: Sequence[Network] = (), *, owner: bool = True) -> None:
         self._never_block = never_block
         self._flags = _HELD if owner else 0
@@ -42,6 +44,7 @@ class Nftables:
         self._watch: Watch | None = None
         self._changed: Callable[[], None] = lambda: None
         self._decoys: set[int] = set()
+        self._comparing = False  # the maps that ranked sets need are there
 
     def check(self) -> None:
         """Open the socket and have the kernel try, without changing anything, what we need."""
@@ -79,23 +82,29 @@ class Nftables:
         """
         steps = list(steps)
         decoys = _decoys(set(), steps)
-        messages = [*management.base(self._never_block), *render(steps)]
+        comparing = _compare(steps)
+        messages = [*management.base(self._never_block)]
+        if comparing:
+            messages += comparison.base()
+        messages += render(steps)
         if decoys:
             messages += management.decoy(on=True)
         with _told(), self._unwatched():
             self._socket.transact([*self._cleared(), *messages])
-        self._decoys = decoys
+        self._decoys, self._comparing = decoys, comparing
 
     def apply(self, steps: Sequence[Step]) -> None:
         """Make one transaction of the steps; none: the kernel is not even called."""
         decoys = _decoys(self._decoys, steps)
-        messages = render(steps)
+        comparing = self._comparing or _compare(steps)
+        messages = [] if comparing == self._comparing else [*comparison.base()]
+        messages += render(steps)
         if bool(decoys) != bool(self._decoys):
             messages += management.decoy(on=bool(decoys))
         if messages:
             with _told():
                 self._socket.transact(messages)
-        self._decoys = decoys
+        self._decoys, self._comparing = decoys, comparing
 
     def remove(self) -> None:
         """Remove our table; it need not be there."""
@@ -215,6 +224,10 @@ def _is_base(found: dict[int, bytes]) -> bool:
         and found.get(5) == (1).to_bytes(4, "big")  # NF_ACCEPT
         and _text(found.get(7, b"")) == "filter"
     )
+
+
+def _compare(steps: Iterable[Step]) -> bool:
+    return any(isinstance(step, MakeRanks) for step in steps)
 
 
 def _decoys(before: set[int], steps: Iterable[Step]) -> set[int]:

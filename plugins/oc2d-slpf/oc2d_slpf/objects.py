@@ -23,7 +23,9 @@ __all__ = [
     "delete_table",
     "elements",
     "flush",
+    "hash_map",
     "hash_set",
+    "pairs",
     "rule",
     "table",
 ]
@@ -42,6 +44,8 @@ NEWSETELEM, DELSETELEM = 12, 14
 
 NLM_F_APPEND = 0x800
 NF_ACCEPT = 1
+NFT_SET_MAP = 8
+NFT_DATA_VERDICT = 0xFFFFFF00
 _CHUNK = 60_000  # bytes of elements in one message: an nlattr ends at 65 535
 
 
@@ -90,27 +94,73 @@ def rule(chain: str, expressions: bytes) -> Message:
 
 def hash_set(name: str, types: Sequence[int], size: int) -> Message:
     """Make a set: NFTA_SET_TABLE, _NAME, _FLAGS, _KEY_TYPE, _KEY_LEN, _ID (10), the last unused."""
+    head = string(1, TABLE) + string(2, name)
+    return Message(
+        NEWSET, head + u32(3, 0) + u32(4, _kind(types)) + u32(5, size) + u32(10, 1), CREATE
+    )
+
+
+def hash_map(
+    name: str, types: Sequence[int], size: int, values: Sequence[int] | None, length: int = 0
+) -> Message:
+    """Make a set whose elements stand for something: NFTA_SET_DATA_TYPE (6), _DATA_LEN (7).
+
+    `values`: types of that; None: verdicts.
+    """
+    kind = NFT_DATA_VERDICT if values is None else _kind(values)
+    head = string(1, TABLE) + string(2, name) + u32(3, NFT_SET_MAP) + u32(4, _kind(types))
+    return Message(NEWSET, head + u32(5, size) + u32(6, kind) + u32(7, length) + u32(10, 1), CREATE)
+
+
+def _kind(types: Sequence[int]) -> int:
     kind = 0
     for number in types:
         kind = kind << 6 | number
-    head = string(1, TABLE) + string(2, name)
-    return Message(NEWSET, head + u32(3, 0) + u32(4, kind) + u32(5, size) + u32(10, 1), CREATE)
+    return kind
 
 
 def elements(kind: int, name: str, keys: Sequence[bytes]) -> Iterator[Message]:
-    """Add or delete: NFTA_SET_ELEM_LIST_TABLE, _SET, _ELEMENTS (3).
+    """Add or delete; of what is deleted, the keys are enough.
 
-    Each element is NFTA_LIST_ELEM (NFTA_SET_ELEM_KEY (NFTA_DATA_VALUE)). All keys have one length,
-    so everything between two keys is the same bytes: Python joins 100 000 of them in 10 ms.
+    Each element is NFTA_LIST_ELEM (NFTA_SET_ELEM_KEY (NFTA_DATA_VALUE)).
+    """
+    key = nested(1, attribute(1, bytes(len(keys[0]))))
+    yield from _listed(kind, name, keys, nested(1, key), 12)
+
+
+def pairs(
+    name: str, keys: Sequence[bytes], values: Sequence[bytes], *, verdicts: bool = False
+) -> Iterator[Message]:
+    """Add elements with what they stand for: NFTA_SET_ELEM_KEY and NFTA_SET_ELEM_DATA (2).
+
+    Verdicts are given as `expressions.verdict` makes them.
     """
     size = len(keys[0])
-    one = nested(1, nested(1, attribute(1, bytes(size))))
-    padding = bytes(-size & 3)
-    before = one[: len(one) - size - len(padding)]
+    if verdicts:
+        for key, value in zip(keys, values, strict=True):
+            one = nested(1, nested(1, attribute(1, key)), value)
+            yield Message(NEWSETELEM, string(1, TABLE) + string(2, name) + nested(3, one), CREATE)
+        return
+    value = nested(2, attribute(1, bytes(len(values[0]))))
+    one = nested(1, nested(1, attribute(1, bytes(size))), value)
+    between = bytes(-size & 3) + value[:8]
+    both = [between.join(pair) for pair in zip(keys, values, strict=True)]
+    yield from _listed(NEWSETELEM, name, both, one, 12)
+
+
+def _listed(
+    kind: int, name: str, contents: Sequence[bytes], one: bytes, at: int
+) -> Iterator[Message]:
+    """Put elements into messages: NFTA_SET_ELEM_LIST_TABLE, _SET, _ELEMENTS (3).
+
+    All contents have one length and stand in `one` from `at` on, so everything between two of them
+    is the same bytes: Python joins 100 000 of them in 10 ms.
+    """
+    before, padding = one[:at], one[at + len(contents[0]) :]
     head = string(1, TABLE) + string(2, name)
     # one that is there already means that somebody else was here
     flags = CREATE | EXCLUSIVE if kind == NEWSETELEM else 0
     most = _CHUNK // len(one)
-    for start in range(0, len(keys), most):
-        joined = before + (padding + before).join(keys[start : start + most]) + padding
+    for start in range(0, len(contents), most):
+        joined = before + (padding + before).join(contents[start : start + most]) + padding
         yield Message(kind, head + nested(3, joined), flags)

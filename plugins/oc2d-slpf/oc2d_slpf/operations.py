@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from oc2d_slpf.rules import Key, Shape, Verdict
 
 __all__ = [
     "AddKeys",
+    "AddRanks",
     "Change",
     "DropKeys",
+    "DropRanks",
     "DropSet",
     "DropTier",
     "Fill",
+    "FillRanks",
+    "MakeRanks",
     "MakeSet",
     "MakeTier",
     "Operation",
     "Order",
+    "Rank",
     "SetId",
+    "Value",
+    "add",
 ]
+
+
+#: What a key of a ranked set stands for.
+Rank = tuple[int, Verdict]
+#: What a filter has at a key: nothing, a plain element, or a rank.
+Value = Rank | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +105,58 @@ class DropTier:
     tier: int
 
 
-Operation = MakeTier | MakeSet | AddKeys | DropKeys | Fill | Order | DropSet | DropTier
+@dataclass(frozen=True, slots=True)
+class MakeRanks:
+    """New empty ranked sets in a tier, not yet consulted, beside those that it has already.
+
+    A ranked set says of each key a rule number and a verdict.
+    """
+
+    tier: int
+    shapes: tuple[Shape, ...]
+    beside: tuple[Shape, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddRanks:
+    """Put these keys into a ranked set; none of them is there."""
+
+    id: SetId
+    keys: tuple[Key, ...]
+    ranks: tuple[Rank, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FillRanks:
+    """From now on the tier consults exactly these ranked sets, longest prefix first.
+
+    Of each side of a packet the first hit counts, and of the two the lower number.
+    """
+
+    tier: int
+    shapes: tuple[Shape, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DropRanks:
+    """Remove ranked sets that the tier does not consult any more, beside those that stay."""
+
+    tier: int
+    shapes: tuple[Shape, ...]
+    beside: tuple[Shape, ...]
+
+
+#: What every back end carries out.
+Classic = MakeTier | MakeSet | AddKeys | DropKeys | Fill | Order | DropSet | DropTier
+#: DropKeys is for ranked sets too; the others come only to a back end that is `ranked`.
+Operation = Classic | MakeRanks | AddRanks | FillRanks | DropRanks
+
+
+def add(id_: SetId, keys: tuple[Key, ...], values: tuple[Value, ...]) -> AddKeys | AddRanks:
+    """Return what puts the keys, with what they stand for, into a set of either kind."""
+    if values[0] is True:
+        return AddKeys(id_, keys)
+    return AddRanks(id_, keys, cast(tuple[Rank, ...], values))
 
 
 class Arranged(Protocol):
@@ -100,7 +165,7 @@ class Arranged(Protocol):
     def has(self, tier: int) -> bool:
         """Tell whether there is such a tier."""
 
-    def fill(self, tier: int) -> Fill:
+    def fill(self, tier: int) -> Fill | FillRanks:
         """Return what makes a tier consult its sets."""
 
     def order(self) -> Order:
@@ -115,24 +180,31 @@ class Change:
     """
 
     def __init__(self) -> None:
-        self._keys: dict[SetId, dict[Key, bool]] = defaultdict(dict)
+        self._keys: dict[SetId, dict[Key, tuple[Value, Value]]] = defaultdict(dict)
         self._made: dict[int, None] = {}
         self._dropped: dict[int, None] = {}
         self._sets: dict[SetId, bool] = {}
         self._filled: dict[int, None] = {}
+        self._ranked: set[int] = set()
         self._reordered = False
 
-    def key(self, id_: SetId, key: Key, *, there: bool) -> None:
-        """Note that the key is in the set (`there`) or is not, where it was the other way round."""
+    def keys(self, id_: SetId, before: Mapping[Key, Value], after: Mapping[Key, Value]) -> None:
+        """Note what the set has at these keys, and had; False or absent: nothing."""
         keys = self._keys[id_]
-        if key in keys:
-            del keys[key]
-        else:
-            keys[key] = there
+        for key in before if before.keys() == after.keys() else {**before, **after}:
+            old, new = before.get(key, False), after.get(key, False)
+            if old == new:
+                continue
+            if key in keys:
+                old = keys.pop(key)[0]
+            if old != new:
+                keys[key] = old, new
 
-    def set(self, id_: SetId, *, there: bool) -> None:
+    def set(self, id_: SetId, *, there: bool, ranked: bool) -> None:
         """Note that the set came into being or is gone; its tier is filled anew."""
         self._filled[id_.tier] = None
+        if ranked:
+            self._ranked.add(id_.tier)
         if id_ in self._sets:
             del self._sets[id_]
         else:
@@ -153,17 +225,46 @@ class Change:
         made = [id_ for id_, there in self._sets.items() if there]
         gone = [id_ for id_, there in self._sets.items() if not there]
         found: list[Operation] = [MakeTier(tier) for tier in self._made]
-        found += [MakeSet(id_) for id_ in made]
+        fills = {tier: tiers.fill(tier) for tier in self._filled if tiers.has(tier)}
+        ranked, dropped = self._rearranged(made, gone, fills)
+        # to look into a set costs the kernel as much as the set has elements: before they come
+        found += ranked
+        found += [MakeSet(id_) for id_ in made if id_.tier not in self._ranked]
         for id_, keys in self._keys.items():
-            if added := tuple(key for key, there in keys.items() if there):
-                found.append(AddKeys(id_, added))
-            dropped = tuple(key for key, there in keys.items() if not there)
-            # a set that goes takes its keys along, and one that came and went is never seen
-            if dropped and self._sets.get(id_) is not False:
-                found.append(DropKeys(id_, dropped))
-        found += [tiers.fill(tier) for tier in self._filled if tiers.has(tier)]
+            found += self._elements(id_, keys)
+        found += [fill for tier, fill in fills.items() if tier not in self._ranked]
         if self._reordered:
             found.append(tiers.order())
         found += [DropTier(tier) for tier in self._dropped]
-        found += [DropSet(id_) for id_ in gone]
-        return found
+        found += [DropSet(id_) for id_ in gone if id_.tier not in self._ranked]
+        return found + dropped
+
+    def _elements(
+        self, id_: SetId, keys: Mapping[Key, tuple[Value, Value]]
+    ) -> Iterator[AddKeys | AddRanks | DropKeys]:
+        dropped = tuple(key for key, (old, _) in keys.items() if old)
+        # a set that goes takes its keys along, and one that came and went is never seen
+        if dropped and self._sets.get(id_) is not False:
+            yield DropKeys(id_, dropped)
+        added = {key: new for key, (_, new) in keys.items() if new}
+        if added:
+            yield add(id_, tuple(added), tuple(added.values()))
+
+    def _rearranged(
+        self, made: list[SetId], gone: list[SetId], fills: Mapping[int, Fill | FillRanks]
+    ) -> tuple[list[Operation], list[Operation]]:
+        """Return what to do first and what to do last with the tiers of ranked sets."""
+        first: list[Operation] = []
+        last: list[Operation] = []
+        for tier in filter(self._ranked.__contains__, self._filled):
+            new = tuple(id_.shape for id_ in made if id_.tier == tier)
+            old = tuple(id_.shape for id_ in gone if id_.tier == tier)
+            shapes = fills[tier].shapes if tier in fills else ()
+            stay = tuple(shape for shape in shapes if shape not in new)
+            if new:
+                first.append(MakeRanks(tier, new, stay))
+            if tier in fills:
+                first.append(fills[tier])
+            if old:
+                last.append(DropRanks(tier, old, stay))
+        return first, last

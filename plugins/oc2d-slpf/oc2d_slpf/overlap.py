@@ -8,15 +8,15 @@ none (a port without a protocol, against icmp), never the other way round.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import neg
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from oc2d_slpf.rules import Direction, Key, Rule, Shape
+from oc2d_slpf.rules import Direction, Key, Rule, Shape, Verdict
 
-__all__ = ["Exhausted", "KeySet", "Patience"]
+__all__ = ["Exhausted", "KeySet", "Patience", "Projections", "order"]
 
 _GUESS = 64  # candidates looked at before an overlap that would cost nothing is taken for granted
 
@@ -146,60 +146,116 @@ def _way(
 
 
 class KeySet:
-    """The rules of one shape in one tier, by key and by number; rules of one key share it."""
+    """The rules of one shape and verdict in one tier, by key; rules of one key share it."""
 
-    __slots__ = ("_by_key", "_numbers", "_sorted", "shape")
+    __slots__ = ("_by_key", "_numbers", "_sorted", "shape", "verdict")
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        verdict: Verdict,
+        numbers: Sequence[int] = (),
+        keys: Sequence[Key] = (),
+    ) -> None:
+        """`numbers` descend; `keys` has the key of each."""
         self.shape = shape
-        self._by_key: dict[Key, int | list[int]] = {}
-        self._numbers: list[int] = []  # descending: the newest rules are cheap to come and go
+        self.verdict = verdict
+        self._by_key: dict[Key, int | list[int]] = dict(zip(keys, numbers, strict=True))
+        self._numbers = list(numbers)  # descending: the newest rules are cheap to come and go
         self._sorted: list[Key] | None = None  # made when it is first asked for
+        if len(self._by_key) < len(self._numbers):
+            self._by_key = {}
+            for number, key in zip(numbers, keys, strict=True):
+                self._share(number, key)
 
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def __contains__(self, rule: Rule) -> bool:
+        return rule.number in self._of(rule.key)
+
     @property
-    def keys(self) -> tuple[Key, ...]:
+    def keys(self) -> KeysView[Key]:
         """The keys, each once."""
-        return tuple(self._by_key)
+        return self._by_key.keys()
 
     @property
-    def numbers(self) -> tuple[int, ...]:
-        """The numbers of the rules, descending."""
-        return tuple(self._numbers)
+    def extremes(self) -> tuple[int, int]:
+        """The lowest and the highest number."""
+        return self._numbers[-1], self._numbers[0]
 
-    def add(self, rule: Rule) -> bool:
-        """Take a rule in; tell whether its key is new."""
+    def lowest(self, key: Key) -> int | None:
+        """Return the lowest number of the rules that have this key."""
+        there = self._by_key.get(key)
+        return min(there) if isinstance(there, list) else there
+
+    def lows(self) -> Iterable[tuple[Key, int]]:
+        """Return the keys, each with the lowest number of its rules."""
+        if len(self._by_key) == len(self._numbers):
+            return cast(ItemsView[Key, int], self._by_key.items())
+        return [(key, min(self._of(key))) for key in self._by_key]
+
+    def rules(self) -> Iterator[Rule]:
+        """Yield the rules, in no order."""
+        for number, key in self._pairs():
+            yield Rule(number, self.verdict, self.shape, key)
+
+    def count_below(self, number: int) -> int:
+        """Tell how many rules have lower numbers."""
+        return len(self._numbers) - bisect_left(self._numbers, -number, key=neg)
+
+    def split(self, number: int) -> tuple[KeySet, KeySet]:
+        """Return the rules with lower and with higher numbers."""
+        pairs = sorted(self._pairs(), reverse=True)
+        at = bisect_left(pairs, -number, key=lambda pair: -pair[0])
+        return self._of_pairs(pairs[at:]), self._of_pairs(pairs[:at])
+
+    def joined(self, other: KeySet) -> KeySet:
+        """Return the rules of both, which are of one shape and verdict."""
+        return self._of_pairs(sorted([*self._pairs(), *other._pairs()], reverse=True))
+
+    def _pairs(self) -> Iterator[tuple[int, Key]]:
+        for key in self._by_key:
+            for number in self._of(key):
+                yield number, key
+
+    def _of_pairs(self, pairs: list[tuple[int, Key]]) -> KeySet:
+        numbers = [number for number, _ in pairs]
+        return KeySet(self.shape, self.verdict, numbers, [key for _, key in pairs])
+
+    def add(self, rule: Rule) -> None:
+        """Take a rule in."""
         if not self._numbers or rule.number < self._numbers[-1]:
             self._numbers.append(rule.number)
         else:
             insort(self._numbers, rule.number, key=neg)
-        there = self._by_key.get(rule.key)
+        if self._share(rule.number, rule.key) and self._sorted is not None:
+            insort(self._sorted, rule.key)
+
+    def _share(self, number: int, key: Key) -> bool:
+        """Note the number at its key; tell whether the key is new."""
+        there = self._by_key.get(key)
         if there is None:
-            self._by_key[rule.key] = rule.number
-            if self._sorted is not None:
-                insort(self._sorted, rule.key)
+            self._by_key[key] = number
             return True
         if isinstance(there, int):
-            self._by_key[rule.key] = [there, rule.number]
+            self._by_key[key] = [there, number]
         else:
-            there.append(rule.number)
+            there.append(number)
         return False
 
-    def remove(self, rule: Rule) -> bool:
-        """Take a rule out; tell whether its key is gone."""
+    def remove(self, rule: Rule) -> None:
+        """Take a rule out."""
         del self._numbers[bisect_left(self._numbers, -rule.number, key=neg)]
         there = self._by_key[rule.key]
         if isinstance(there, list):
             there.remove(rule.number)
             if len(there) == 1:
                 self._by_key[rule.key] = there[0]
-            return False
+            return
         del self._by_key[rule.key]
         if self._sorted is not None:
             del self._sorted[bisect_left(self._sorted, rule.key)]
-        return True
 
     def sides(self, rule: Rule, patience: Patience | None = None) -> tuple[bool, bool]:
         """Tell whether rules that overlap this one are ahead of it, and whether some are behind.
@@ -208,52 +264,62 @@ class KeySet:
         a rule further from them than need be.
         """
         number = rule.number
-        one_sided = not self._numbers[-1] < number < self._numbers[0]
+        possible = self._numbers[-1] < number, number < self._numbers[0]
+        one_sided = possible != (True, True)
         guess = _GUESS if one_sided and patience is None else None
         ahead = behind = False
-        for found in self.overlapping(rule, patience, guess):
-            if found < number:
-                ahead = True
-            else:
-                behind = True
-            if one_sided or (ahead and behind):
-                break
+        for way in _ways(rule.shape, self.shape):
+            if not way.conditions:
+                return possible
+            for key in self._agreeing(way, rule.key, patience, guess):
+                for found in self._of(key):
+                    if found < number:
+                        ahead = True
+                    else:
+                        behind = True
+                if (ahead, behind) == possible:
+                    return possible
         return ahead, behind
 
-    def overlapping(
-        self, rule: Rule, patience: Patience | None = None, guess: int | None = None
-    ) -> Iterator[int]:
-        """Yield the numbers of all rules that overlap this one, some perhaps twice."""
+    def overlapping(self, rule: Rule, patience: Patience, *, behind: bool) -> Iterator[Rule]:
+        """Yield the rules that overlap this one and are behind it, or ahead; some perhaps twice."""
+        number = rule.number
+        if not (number < self._numbers[0] if behind else self._numbers[-1] < number):
+            return
         for way in _ways(rule.shape, self.shape):
-            if way.direct:
-                key = b"".join(condition.first(rule.key) for condition in way.conditions)
-                yield from self._of(key)
-            elif not way.conditions:
-                # the extremes first: most questions end with them
-                yield self._numbers[0]
-                yield self._numbers[-1]
-                for number in self._numbers:
-                    if patience is not None:
-                        patience.spend()
-                    yield number
-            else:
-                for key in self._agreeing(way, rule.key, patience, guess):
-                    yield from self._of(key)
+            for key in self._agreeing(way, rule.key, patience, None):
+                for found in self._of(key):
+                    if (found > number) is behind:
+                        yield Rule(found, self.verdict, self.shape, key)
 
-    def _of(self, key: Key) -> Iterator[int]:
-        there = self._by_key.get(key)
-        if isinstance(there, int):
-            yield there
-        elif there is not None:
-            yield from there
+    def between(self, first: Key, last: Key) -> list[Key]:
+        """Return the keys from `first` to `last`, in order."""
+        keys = self._in_order()
+        at = bisect_left(keys, first)
+        return keys[at : bisect_right(keys, last, lo=at)]
+
+    def count(self, first: Key, last: Key) -> int:
+        """Tell how many keys `between` would return."""
+        keys = self._in_order()
+        return bisect_right(keys, last) - bisect_left(keys, first)
+
+    def _in_order(self) -> list[Key]:
+        if self._sorted is None:
+            self._sorted = sorted(self._by_key)
+        return self._sorted
+
+    def _of(self, key: Key) -> Sequence[int]:
+        there = self._by_key.get(key, ())
+        return (there,) if isinstance(there, int) else there
 
     def _agreeing(
         self, way: _Way, mine: Key, patience: Patience | None, guess: int | None
     ) -> Iterator[Key]:
-        if self._sorted is None:
-            self._sorted = sorted(self._by_key)
-        keys = self._sorted
         conditions = way.conditions
+        if way.direct:
+            yield b"".join(condition.first(mine) for condition in conditions)
+            return
+        keys = self._in_order()
         first, after = 0, len(keys)
         if way.ordered:
             first = bisect_left(keys, conditions[0].first(mine))
@@ -266,6 +332,43 @@ class KeySet:
                 condition.agree(mine, keys[index]) for condition in conditions
             ):
                 yield keys[index]
+
+
+#: For `order`: what the keys of a set have in a field, cut to some bits.
+Projections = dict[tuple["KeySet", int, int], frozenset[int]]
+
+
+def order(one: KeySet, other: KeySet, known: Projections) -> tuple[bool, bool]:
+    """Tell whether some rule of the one must be ahead of one of the other, and the reverse.
+
+    `known` keeps what it found out, for the next question.
+    """
+    possible = one.extremes[0] < other.extremes[1], other.extremes[0] < one.extremes[1]
+    ways = _ways(one.shape, other.shape)
+    if any(not way.conditions for way in ways):
+        return possible
+    if all(_apart(one, other, way.conditions[0], known) for way in ways):
+        return False, False
+    small, large = sorted((one, other), key=len)
+    ahead = behind = False
+    for rule in small.rules():
+        found = large.sides(rule)
+        behind, ahead = behind or found[0], ahead or found[1]
+        if (ahead, behind) == (possible if small is one else possible[::-1]):
+            break
+    return (ahead, behind) if small is one else (behind, ahead)
+
+
+def _apart(one: KeySet, other: KeySet, condition: _Condition, known: Projections) -> bool:
+    """Tell whether no two rules of these agree in that field."""
+    found = []
+    for keys, where in ((one, condition.mine), (other, condition.theirs)):
+        place = keys, where.start, condition.rest
+        if place not in known:
+            fields = (key[where] for key in keys.keys)
+            known[place] = frozenset(_number(field) >> condition.rest for field in fields)
+        found.append(known[place])
+    return found[0].isdisjoint(found[1])
 
 
 def _number(value: bytes) -> int:

@@ -11,6 +11,7 @@ __all__ = [
     "TYPE_ADDRESS",
     "TYPE_INET_PROTOCOL",
     "TYPE_INET_SERVICE",
+    "TYPE_MARK",
     "family",
     "masked_address",
     "protocol",
@@ -18,7 +19,7 @@ __all__ = [
 
 # the numbers nft has for types of keys, so that it can print them
 TYPE_ADDRESS = {4: 7, 6: 8}
-TYPE_INET_PROTOCOL, TYPE_INET_SERVICE = 12, 13
+TYPE_INET_PROTOCOL, TYPE_INET_SERVICE, TYPE_MARK = 12, 13, 19
 
 #: By IP version: bytes of an address, and offsets of both in the network header.
 ADDRESS = {4: 4, 6: 16}

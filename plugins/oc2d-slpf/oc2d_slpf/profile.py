@@ -28,7 +28,7 @@ from oc2d_slpf.firewall import Firewall
 from oc2d_slpf.guard import Guard
 from oc2d_slpf.inspection import shown
 from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, OPTION, Args, Results, RuleNumber
-from oc2d_slpf.rules import Rule, Verdict, encode
+from oc2d_slpf.rules import Rule, Verdict, alike, encode
 from oc2d_slpf.specifiers import Here, Specifiers
 from oc2d_slpf.store import Entry, Outcome, Store, StoreError
 from oc2d_slpf.tiers import Change
@@ -83,7 +83,7 @@ class Slpf(Actuator):
             _log.error(
                 "slpf_store_damaged",
                 reason=self._store.repaired,
-                kept=len(self._store.rules()),
+                kept=sum(len(group.numbers) for group in self._store.rules()),
                 set_aside=self._store.damaged[-1],
             )
         self._linked = self._store.permits()
@@ -270,7 +270,7 @@ class Slpf(Actuator):
             store.add(entry)
             rules.append(entry.rule)
         store.remember(command.key, outcome)
-        self._firewall.expect(rules)
+        self._firewall.expect(alike(rules))
         return answers.response(outcome)
 
     def revert(self, command: Command) -> None:
@@ -373,7 +373,7 @@ class Slpf(Actuator):
     def _remove(self, entry: Entry) -> None:
         self._opened.remove(entry)
         if not entry.reserved:
-            self._firewall.tiers.remove(entry.rule.number, self._change)
+            self._firewall.tiers.remove(entry.rule, self._change)
 
     def _permit(self, wanted: frozenset[Permit]) -> None:
         store = self._opened

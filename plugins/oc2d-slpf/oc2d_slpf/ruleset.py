@@ -16,10 +16,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 
-from oc2d_slpf import objects
+from oc2d_slpf import comparison, objects
 from oc2d_slpf.backend import Permit, Step, Unpermit
 from oc2d_slpf.expressions import ACCEPT, DROP, Base, Meta, jump, load, lookup, meta
 from oc2d_slpf.management import DECEIVE
+from oc2d_slpf.names import LISTS, SIDES, set_name, tier_chain
 from oc2d_slpf.netlink import Message
 from oc2d_slpf.packet import (
     ADDRESS,
@@ -31,13 +32,17 @@ from oc2d_slpf.packet import (
     family,
     masked_address,
 )
-from oc2d_slpf.rules import Direction, Key, Shape, Verdict
+from oc2d_slpf.rules import Key, Shape, Verdict
 from oc2d_slpf.tiers import (
     AddKeys,
+    AddRanks,
     DropKeys,
+    DropRanks,
     DropSet,
     DropTier,
     Fill,
+    FillRanks,
+    MakeRanks,
     MakeSet,
     MakeTier,
     Order,
@@ -46,8 +51,6 @@ from oc2d_slpf.tiers import (
 
 __all__ = ["render"]
 
-_LISTS = {"in": (Direction.INGRESS, Direction.BOTH), "out": (Direction.EGRESS, Direction.BOTH)}
-_CHAINS = {"in": "ingress", "out": "egress"}
 _VERDICTS = {
     Verdict.ALLOW: ACCEPT,
     Verdict.DROP: DROP,
@@ -64,23 +67,29 @@ def render(steps: Iterable[Step]) -> list[Message]:
 def _messages(step: Step) -> Iterator[Message]:  # noqa: C901 - one case an operation
     match step:
         case AddKeys(id_, keys) if id_.shape.fields:
-            yield from objects.elements(objects.NEWSETELEM, _name(id_), _laid_out(id_.shape, keys))
+            yield from objects.elements(
+                objects.NEWSETELEM, set_name(id_), _laid_out(id_.shape, keys)
+            )
         case DropKeys(id_, keys) if id_.shape.fields:
-            yield from objects.elements(objects.DELSETELEM, _name(id_), _laid_out(id_.shape, keys))
+            yield from objects.elements(
+                objects.DELSETELEM, set_name(id_), _laid_out(id_.shape, keys)
+            )
         case MakeTier(tier):
-            yield from (objects.chain(_tier(tier, side)) for side in _LISTS)
+            yield from (objects.chain(tier_chain(tier, side)) for side in LISTS)
         case DropTier(tier):
-            yield from (objects.delete_chain(_tier(tier, side)) for side in _LISTS)
+            yield from (objects.delete_chain(tier_chain(tier, side)) for side in LISTS)
         case MakeSet(id_) if id_.shape.fields:
-            yield objects.hash_set(_name(id_), *_type(id_.shape))
+            yield objects.hash_set(set_name(id_), *_type(id_.shape))
         case DropSet(id_) if id_.shape.fields:
-            yield objects.delete_set(_name(id_))
+            yield objects.delete_set(set_name(id_))
         case Fill(tier, verdict, shapes):
             yield from _fill(tier, verdict, shapes)
         case Order(tiers):
-            for side, chain in _CHAINS.items():
+            for side, chain in LISTS.items():
                 yield objects.flush(chain)
-                yield from (objects.rule(chain, jump(_tier(tier, side))) for tier in tiers)
+                yield from (objects.rule(chain, jump(tier_chain(tier, side))) for tier in tiers)
+        case MakeRanks() | AddRanks() | FillRanks() | DropRanks():
+            yield from comparison.messages(step)
         case Permit():
             yield from objects.elements(
                 objects.NEWSETELEM, f"management{step.version}", [_permitted(step)]
@@ -89,14 +98,6 @@ def _messages(step: Step) -> Iterator[Message]:  # noqa: C901 - one case an oper
             yield from objects.elements(
                 objects.DELSETELEM, f"management{permit.version}", [_permitted(permit)]
             )
-
-
-def _tier(tier: int, side: str) -> str:
-    return f"t{tier}_{side}"
-
-
-def _name(id_: SetId) -> str:
-    return f"t{id_.tier}_{id_.shape.name}"
 
 
 def _permitted(permit: Permit) -> bytes:
@@ -144,11 +145,11 @@ def _laid_out(shape: Shape, keys: Sequence[Key]) -> Sequence[bytes]:
 
 
 def _fill(tier: int, verdict: Verdict, shapes: Sequence[Shape]) -> Iterator[Message]:
-    for side, directions in _LISTS.items():
-        chain = _tier(tier, side)
+    for side in LISTS:
+        chain = tier_chain(tier, side)
         yield objects.flush(chain)
         for shape in shapes:
-            if shape.direction in directions:
+            if side in SIDES[shape.direction]:
                 for test in _tests(SetId(tier, shape)):
                     yield objects.rule(chain, family(shape.version) + test + _VERDICTS[verdict])
 
@@ -156,7 +157,7 @@ def _fill(tier: int, verdict: Verdict, shapes: Sequence[Shape]) -> Iterator[Mess
 def _tests(id_: SetId) -> Iterator[bytes]:
     """Look up what the shape asks for; a range that matches on either side is two lookups."""
     shape = id_.shape
-    found = lookup(_name(id_)) if shape.fields else b""
+    found = lookup(set_name(id_)) if shape.fields else b""
     if shape.either is not None:
         for side in (SOURCE, DESTINATION):
             yield masked_address(shape.version, side, shape.either) + found

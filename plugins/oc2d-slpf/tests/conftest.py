@@ -29,7 +29,21 @@ from oc2d_slpf.iptables_tools import Family
 from oc2d_slpf.language import Args
 from oc2d_slpf.rules import PORT_PROTOCOLS, Direction, Verdict, encode
 from oc2d_slpf.specifiers import Specifiers
-from oc2d_slpf.tiers import AddKeys, DropKeys, DropSet, DropTier, Fill, MakeSet, MakeTier, Order
+from oc2d_slpf.tiers import (
+    AddKeys,
+    AddRanks,
+    DropKeys,
+    DropRanks,
+    DropSet,
+    DropTier,
+    Fill,
+    FillRanks,
+    MakeRanks,
+    MakeSet,
+    MakeTier,
+    Order,
+    SetId,
+)
 
 _keys = itertools.count(1)
 LISTS = {
@@ -117,13 +131,15 @@ def first_match(rules, side, packet):
 class Paper:
     """Carries out operations and judges packets by sets and dispatch order, knowing no rules."""
 
-    def __init__(self):
+    def __init__(self, *, ranked=True):
+        self.ranked = ranked
         self.failing = 0  # how many calls to refuse
         self.calls = []
         self._clear()
 
     def _clear(self):
         self.sets, self.tiers, self.ordered, self.permits = {}, {}, (), set()
+        self.pairs = set()  # of ranked sets: which are compared with which
 
     def check(self):
         pass
@@ -156,7 +172,7 @@ class Paper:
     def remove(self):
         self._clear()
 
-    def _do(self, steps):  # noqa: C901 - one case an operation
+    def _do(self, steps):  # noqa: C901, PLR0912 - one case an operation
         for step in steps:
             match step:
                 case MakeTier(tier):
@@ -172,13 +188,23 @@ class Paper:
                     fill = self.tiers.get(id_.tier)
                     assert fill is None or id_.shape not in fill.shapes
                     del self.sets[id_]
+                case MakeRanks(tier, shapes, beside):
+                    self._make_ranks(tier, shapes, beside)
+                case DropRanks(tier, shapes, beside):
+                    self._drop_ranks(tier, shapes, beside)
                 case AddKeys(id_, keys):
+                    assert isinstance(self.sets[id_], set)
                     assert not self.sets[id_] & set(keys)
                     self.sets[id_] |= set(keys)
+                case AddRanks(id_, keys, ranks):
+                    assert not self.sets[id_].keys() & set(keys)
+                    self.sets[id_] |= dict(zip(keys, ranks, strict=True))
                 case DropKeys(id_, keys):
-                    assert self.sets[id_] >= set(keys)
-                    self.sets[id_] -= set(keys)
-                case Fill(tier):
+                    assert set(self.sets[id_]) >= set(keys)
+                    held = self.sets[id_]
+                    for key in keys:
+                        held.pop(key) if isinstance(held, dict) else held.remove(key)
+                case Fill(tier) | FillRanks(tier):
                     assert tier in self.tiers
                     self.tiers[tier] = step
                 case Order(tiers):
@@ -193,9 +219,33 @@ class Paper:
             there = {id_.shape for id_ in self.sets if id_.tier == tier}
             assert set(fill.shapes) == there
 
+    def _make_ranks(self, tier, shapes, beside):
+        assert self.ranked
+        for shape in shapes:
+            assert SetId(tier, shape) not in self.sets
+            self.sets[SetId(tier, shape)] = {}
+        for pair in itertools.product((*shapes, *beside), repeat=2):
+            if set(pair) & set(shapes):
+                assert (tier, pair) not in self.pairs
+                self.pairs.add((tier, pair))
+
+    def _drop_ranks(self, tier, shapes, beside):
+        for shape in shapes:
+            fill = self.tiers.get(tier)
+            assert fill is None or shape not in fill.shapes
+            del self.sets[SetId(tier, shape)]
+        for pair in itertools.product((*shapes, *beside), repeat=2):
+            if set(pair) & set(shapes):
+                self.pairs.remove((tier, pair))
+
     def judge(self, side, packet):
         for tier in self.ordered:
             fill = self.tiers[tier]
+            if isinstance(fill, FillRanks):
+                verdict = self._ranked(fill, side, packet)
+                if verdict is not None:
+                    return verdict
+                continue
             for id_, keys in self.sets.items():
                 if (
                     id_.tier == tier
@@ -204,6 +254,20 @@ class Paper:
                 ):
                     return fill.verdict
         return Verdict.ALLOW
+
+    def _ranked(self, fill, side, packet):
+        """Per side of the packet the first that is found, and of the two the lower."""
+        found = []
+        for which in (0, 1):
+            for shape in fill.shapes:
+                keys = _packet_keys(shape, packet)
+                here = self.sets[SetId(fill.tier, shape)]
+                if shape.direction in LISTS[side] and keys and keys[which] in here:
+                    found.append((shape, here[keys[which]]))
+                    break
+        if len(found) == 2:
+            assert (fill.tier, (found[0][0], found[1][0])) in self.pairs
+        return min((rank for _, rank in found), default=(0, None))[1]
 
 
 def _packet_keys(shape, packet):

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from oc2d_slpf.__main__ import main
 from oc2d_slpf.nftables import Nftables
 
 pytestmark = [pytest.mark.root, pytest.mark.req("SLPF-38")]
@@ -161,6 +162,18 @@ def test_at_stop_remove_leaves_nothing_and_keep_leaves_the_rules(namespace, benc
         assert ("t1_both_ip4_n16" in namespace.nft(None, "list", "ruleset")) == keep
 
 
+def test_what_a_stopped_daemon_left_is_removed_by_hand(namespace, bench, command, capsys):
+    slpf = namespace.run(bench.start)
+    namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
+    namespace.run(bench.stop)
+    namespace.nft(THEIRS)
+    assert namespace.run(main, ["remove"]) == 0
+    assert namespace.nft(None, "list", "ruleset") == THEIRS
+    assert namespace.run(main, ["remove"]) == 0  # nothing there is as well
+    assert namespace.run(main, []) == 2
+    assert "usage" in capsys.readouterr().err
+
+
 UNPRIVILEGED = """
 import codecs, ctypes, os, sys
 from ipaddress import ip_network
@@ -172,7 +185,7 @@ from oc2d.language.vocabulary import Action, L4Protocol
 from oc2d.language.targets import IPv4Connection
 from oc2d_slpf import Slpf
 from oc2d_slpf.language import Args, DropProcess
-from oc2d_slpf.rules import Direction, Rule, Verdict
+from oc2d_slpf.rules import Direction, Rule, Verdict, alike
 from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.rules import Match, encode
 # what is loaded later would have to be readable by anybody
@@ -208,7 +221,7 @@ do("ipv4_connection", IPv4Connection(protocol=L4Protocol.TCP, dst_port=22),
 # a transaction of 3.8 MB
 shape = encode(Match(6, either=ip_network("2001:db8::1")), Direction.BOTH)[0]
 many = [Rule(10 + n, Verdict.DROP, shape, n.to_bytes(16, "big")) for n in range(1, 120_000)]
-slpf._firewall.load(many, ())
+slpf._firewall.load(alike(many), ())
 slpf._firewall.load(slpf._store.rules(), slpf._guard.endpoints)
 print(open("/proc/self/status").read().partition("CapEff:")[2].split()[0], os.getuid())
 print("ready", flush=True)

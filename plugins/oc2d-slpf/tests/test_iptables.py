@@ -161,17 +161,16 @@ def _normal(lines):
 @pytest.mark.parametrize("seed", range(2))
 def test_many_small_changes_arrive_where_one_replacement_does(namespace, filter_, seed):
     dice = random.Random(seed)
-    tiers, numbers = Tiers(), set()
+    tiers, rules = Tiers(), {}
     permits = [Permit("192.0.2.1", 6, 8883), Permit("2001:db8::1", 17, 53)]
     namespace.run(filter_.replace, [*permits, *tiers.operations()])
     for _ in range(25):
         change = Change()
         for _ in range(dice.randint(1, 4)):
-            if len(numbers) > 25 or (numbers and dice.random() < 0.3):
-                tiers.remove(numbers.pop(), change)
+            if len(rules) > 25 or (rules and dice.random() < 0.3):
+                tiers.remove(rules.pop(dice.choice(sorted(rules))), change)
             else:
-                number = dice.choice(sorted(set(range(60)) - numbers))
-                numbers.add(number)
+                number = dice.choice(sorted(set(range(60)) - rules.keys()))
                 version = dice.choice((4, 6))
                 pool = {4: ["10.1.0.0/16", "10.1.1.0/24", "10.1.1.1"], 6: ["fd01::/16", "fd01::1"]}
                 match = Match(
@@ -182,7 +181,8 @@ def test_many_small_changes_arrive_where_one_replacement_does(namespace, filter_
                 )
                 verdict = dice.choice((Verdict.ALLOW, Verdict.DROP, Verdict.REJECT))
                 direction = dice.choice(list(Direction))
-                tiers.add(Rule(number, verdict, *encode(match, direction)), change)
+                rules[number] = Rule(number, verdict, *encode(match, direction))
+                tiers.add(rules[number], change)
         namespace.run(filter_.apply, change.operations(tiers))
     by_steps = saved(namespace, ours=True)
     namespace.run(filter_.replace, [*permits, *tiers.operations()])
@@ -210,15 +210,12 @@ def test_a_tier_that_grows_large_and_shrinks_has_each_of_its_rules_once(namespac
             edit(rule, made)
         namespace.run(filter_.apply, made.operations(tiers))
 
-    def remove(rule, made):
-        tiers.remove(rule.number, made)
-
     for edit, batch, left in (
         (tiers.add, rules[200:300], range(300)),
         (tiers.add, rules[300:], range(400)),
-        (remove, rules[:1], range(1, 400)),
-        (remove, rules[1:50], range(50, 400)),
-        (remove, rules[50:300], range(300, 400)),
+        (tiers.remove, rules[:1], range(1, 400)),
+        (tiers.remove, rules[1:50], range(50, 400)),
+        (tiers.remove, rules[50:300], range(300, 400)),
     ):
         change(edit, batch)
         expect(left)

@@ -451,8 +451,9 @@ class Dice:
         for _ in range(self._rnd.randint(1, 4)):
             if self.rules and self._rnd.random() < 0.35:
                 number = self._rnd.choice(list(self.rules))
-                del self.rules[number]
-                self._firewall.tiers.remove(number, change)
+                verdict, direction, match = self.rules.pop(number)
+                old = Rule(number, verdict, *encode(match, direction))
+                self._firewall.tiers.remove(old, change)
             else:
                 number = self._rnd.choice([n for n in range(1, 60) if n not in self.rules])
                 verdict = self._rnd.choice((Verdict.ALLOW, Verdict.DROP, Verdict.REJECT))

@@ -17,10 +17,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import oc2d_slpf.building
+import oc2d_slpf.making_room
 import oc2d_slpf.overlap
-import oc2d_slpf.tiers
+import oc2d_slpf.ranks
+import oc2d_slpf.tier
 from oc2d_slpf.rules import Direction, Match, Rule, Shape, Verdict, decode, describe, encode
-from oc2d_slpf.tiers import AddKeys, Change, DropKeys, Order, Tiers
+from oc2d_slpf.tiers import AddKeys, AddRanks, Change, DropKeys, Order, Tiers
 
 # few values, so that rules meet each other and packets meet rules
 ADDRESSES = {
@@ -80,18 +83,18 @@ edits = st.lists(
 
 
 @pytest.mark.req("SLPF-29", "SLPF-31", "AMB-39", "AMB-55")
-@given(edits, st.lists(packets(), min_size=1, max_size=12), st.integers(1, 5))
+@given(edits, st.lists(packets(), min_size=1, max_size=12), st.integers(1, 5), st.booleans())
 def test_sets_in_dispatch_order_decide_as_the_rule_list_read_one_by_one(
-    model, edits, packets, batch
+    model, edits, packets, batch, ranked
 ):
-    rules, tiers, paper, change = {}, Tiers(), model.Paper(), Change()
+    rules, tiers = {}, Tiers(ranked=ranked)
+    paper, change = model.Paper(ranked=ranked), Change()
     for step, (number, verdict, direction, match) in enumerate(edits, 1):
         if number in rules:
-            del rules[number]
-            tiers.remove(number, change)
+            tiers.remove(_encoded(number, *rules.pop(number)), change)
         else:
             rules[number] = (verdict, direction, match)
-            tiers.add(Rule(number, verdict, *encode(match, direction)), change)
+            tiers.add(_encoded(number, verdict, direction, match), change)
         if step % batch and step < len(edits):
             continue
         paper.apply(change.operations(tiers))
@@ -102,12 +105,16 @@ def test_sets_in_dispatch_order_decide_as_the_rule_list_read_one_by_one(
                 assert paper.judge(side, packet) is expected
     assert len(tiers) == len(rules)
     # loaded from nothing it is the same
-    fresh = model.Paper()
-    encoded = [Rule(n, v, *encode(m, d)) for n, (v, d, m) in rules.items()]
-    fresh.replace(Tiers(encoded).operations())
+    fresh = model.Paper(ranked=ranked)
+    encoded = [_encoded(number, *rule) for number, rule in rules.items()]
+    fresh.replace(Tiers(encoded, ranked=ranked).operations())
     for packet in packets:
         for side in ("ingress", "egress"):
             assert fresh.judge(side, packet) is paper.judge(side, packet)
+
+
+def _encoded(number, verdict, direction, match):
+    return Rule(number, verdict, *encode(match, direction))
 
 
 @given(match=matches(), direction=st.sampled_from(Direction))
@@ -140,7 +147,7 @@ def test_a_rule_of_a_known_shape_is_one_element():
     (added,) = _after(tiers, lambda change: tiers.add(_rule(1000), change))
     assert isinstance(added, AddKeys)
     assert len(added.keys) == 1
-    (dropped,) = _after(tiers, lambda change: tiers.remove(1000, change))
+    (dropped,) = _after(tiers, lambda change: tiers.remove(_rule(1000), change))
     assert isinstance(dropped, DropKeys)
     assert len(dropped.keys) == 1
 
@@ -148,7 +155,8 @@ def test_a_rule_of_a_known_shape_is_one_element():
 def test_two_rules_of_one_match_share_an_element():
     tiers = Tiers([_rule(1, text="10.9.0.0/24"), _rule(2)])
     assert _after(tiers, lambda change: tiers.add(_rule(3, text="10.9.0.0/24"), change)) == []
-    assert _after(tiers, lambda change: tiers.remove(1, change)) == []
+    first = _rule(1, text="10.9.0.0/24")
+    assert _after(tiers, lambda change: tiers.remove(first, change)) == []
 
 
 def test_what_comes_and_goes_in_one_change_costs_nothing_but_the_order():
@@ -156,7 +164,7 @@ def test_what_comes_and_goes_in_one_change_costs_nothing_but_the_order():
 
     def edit(change):
         tiers.add(_rule(5000, Verdict.ALLOW), change)
-        tiers.remove(5000, change)
+        tiers.remove(_rule(5000, Verdict.ALLOW), change)
 
     (only,) = _after(tiers, edit)
     assert isinstance(only, Order)
@@ -168,7 +176,7 @@ def test_a_split_moves_the_smaller_half_and_is_healed():
     moved = sum(len(step.keys) for step in operations if isinstance(step, DropKeys))
     assert moved == 3
     assert len(tiers.order().tiers) == 3
-    _after(tiers, lambda change: tiers.remove(15, change))
+    _after(tiers, lambda change: tiers.remove(_rule(15, Verdict.ALLOW), change))
     assert len(tiers.order().tiers) == 1
 
 
@@ -176,7 +184,7 @@ def test_rules_that_come_and_go_do_not_grind_the_list_to_ever_more_tiers():
     tiers = Tiers(_rule(number) for number in range(2, 1000, 2))
     for number in range(101, 901, 20):
         _after(tiers, lambda change, n=number: tiers.add(_rule(n, Verdict.ALLOW), change))
-        _after(tiers, lambda change, n=number: tiers.remove(n, change))
+        _after(tiers, lambda change, n=number: tiers.remove(_rule(n, Verdict.ALLOW), change))
     assert len(tiers.order().tiers) == 1
 
 
@@ -218,15 +226,16 @@ def test_rules_of_different_families_or_lists_do_not_make_tiers_for_each_other()
 
 
 def test_a_rule_across_a_run_moves_only_what_is_in_its_way():
-    tiers = Tiers(_alternating(2000))
+    rules = _alternating(2000)
+    tiers = Tiers(rules)
     wide = _connection(10_001, Verdict.DROP, source=ip_network("0.3.224.0/20"))  # 992 to 1007
     operations = _after(tiers, lambda change: tiers.add(wide, change))
     moved = sum(len(step.keys) for step in operations if isinstance(step, DropKeys))
     assert 0 < moved <= 8
     assert len(tiers.order().tiers) <= 4
-    _after(tiers, lambda change: tiers.remove(10_001, change))
-    for number in range(10, 600, 10):
-        _after(tiers, lambda change, n=number: tiers.remove(n, change))
+    _after(tiers, lambda change: tiers.remove(wide, change))
+    for one in rules[:59]:
+        _after(tiers, lambda change, r=one: tiers.remove(r, change))
     assert len(tiers.order().tiers) == 2
 
 
@@ -249,8 +258,8 @@ class Editing(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.rules, self.tiers = {}, Tiers()
-        self.paper = self.model.Paper()
+        self.rules, self.tiers = {}, Tiers(ranked=self.ranked)
+        self.paper = self.model.Paper(ranked=self.ranked)
 
     @rule(
         number=st.integers(1, 60),
@@ -261,16 +270,22 @@ class Editing(RuleBasedStateMachine):
     def add(self, number, verdict, direction, match):
         if number not in self.rules:
             self.rules[number] = verdict, direction, match
-            self._edit(
-                lambda c: self.tiers.add(Rule(number, verdict, *encode(match, direction)), c)
-            )
+            new = _encoded(number, verdict, direction, match)
+            self._edit(lambda change: self.tiers.add(new, change))
 
     @precondition(lambda self: self.rules)
     @rule(data=st.data())
     def remove(self, data):
         number = data.draw(st.sampled_from(sorted(self.rules)))
-        del self.rules[number]
-        self._edit(lambda change: self.tiers.remove(number, change))
+        old = _encoded(number, *self.rules.pop(number))
+        self._edit(lambda change: self.tiers.remove(old, change))
+
+    @rule()
+    def load(self):
+        self.tiers = Tiers(
+            [_encoded(number, *rule) for number, rule in self.rules.items()], ranked=self.ranked
+        )
+        self.paper.replace(self.tiers.operations())
 
     def _edit(self, edit):
         self.paper.apply(_after(self.tiers, edit))
@@ -297,21 +312,26 @@ PROBES = [
 
 
 @pytest.mark.req("AMB-39")
+@pytest.mark.parametrize("ranked", [False, True])
 @pytest.mark.parametrize("limit", [0, 2])
 def test_whatever_is_moved_to_make_room_packets_are_judged_as_by_the_list(
-    model, monkeypatch, limit
+    model, monkeypatch, limit, ranked
 ):
     for module, name in (
-        (oc2d_slpf.tiers, "_MOVES"),
-        (oc2d_slpf.tiers, "_LARGE"),
-        (oc2d_slpf.tiers, "_SPARE"),
-        (oc2d_slpf.tiers, "_FEW"),
+        (oc2d_slpf.making_room, "_MOVES"),
+        (oc2d_slpf.making_room, "_LARGE"),
+        (oc2d_slpf.making_room, "_SPARE"),
+        (oc2d_slpf.making_room, "_FEW"),
         (oc2d_slpf.overlap, "_GUESS"),
+        (oc2d_slpf.ranks, "_MANY"),
     ):
         monkeypatch.setattr(module, name, limit)
-    monkeypatch.setattr(oc2d_slpf.tiers, "_PATIENCE", 20 * limit)
-    machine = type("Editing", (Editing,), {"model": model})
-    quick = settings(max_examples=30, stateful_step_count=30, deadline=None)
+    monkeypatch.setattr(oc2d_slpf.making_room, "_PATIENCE", 20 * limit)
+    monkeypatch.setattr(oc2d_slpf.tier, "MOST_SHAPES", 1 + limit)
+    monkeypatch.setattr(oc2d_slpf.making_room, "MOST_SHAPES", 1 + limit)
+    monkeypatch.setattr(oc2d_slpf.building, "MOST_SHAPES", 1 + limit)
+    machine = type("Editing", (Editing,), {"model": model, "ranked": ranked})
+    quick = settings(max_examples=20, stateful_step_count=30, deadline=None)
     run_state_machine_as_test(machine, settings=quick)
 
 
@@ -336,3 +356,84 @@ def test_what_moves_to_make_room_takes_along_what_must_stay_behind_it(model):
             )
             expected = model.first_match(rules, "ingress", packet)
             assert paper.judge("ingress", packet) is expected
+
+
+def _nets(count, prefixes=(32,)):
+    """Disjoint nets, alternately allowed and denied."""
+    verdicts = (Verdict.ALLOW, Verdict.DROP)
+    for n in range(1, count + 1):
+        net = ip_network((n << 12, prefixes[n % len(prefixes)]))
+        match = Match(4, either=net)
+        yield Rule(10 * n, verdicts[n % 2], *encode(match, Direction.BOTH))
+
+
+@pytest.mark.parametrize("prefixes", [(32,), tuple(range(20, 33))])
+@pytest.mark.parametrize("order", ["newest ahead", "newest behind", "anywhere", "at once"])
+def test_alternating_verdicts_of_nets_on_either_side_need_at_most_four_tiers(order, prefixes):
+    rules = list(_nets(400, prefixes))
+    tiers = Tiers(rules if order == "at once" else (), ranked=True)
+    keys = {"newest ahead": lambda r: -r.number, "newest behind": lambda r: r.number}
+    scattered = sorted(rules, key=lambda r: r.number * 7919 % 10007)
+    for one in sorted(rules, key=keys[order]) if order in keys else scattered:
+        if order != "at once":
+            _after(tiers, lambda change, r=one: tiers.add(r, change))
+    assert len(tiers) == 400
+    assert len(tiers.order().tiers) <= 4
+
+
+def test_nets_of_one_verdict_need_no_ranks():
+    tiers = Tiers(_nets(1), ranked=True)
+    for one in list(_nets(40))[2::2]:
+        operations = _after(tiers, lambda change, r=one: tiers.add(r, change))
+        assert all(isinstance(step, AddKeys) for step in operations)
+
+
+def test_an_opposite_net_in_the_middle_of_many_ranks_them_once_and_then_is_one_element():
+    denies = [r._replace(verdict=Verdict.DROP) for r in _nets(1000)]
+    tiers = Tiers(denies, ranked=True)
+    allow = Rule(
+        5001, Verdict.ALLOW, *encode(Match(4, either=ip_network("0.9.0.1")), Direction.BOTH)
+    )
+    _after(tiers, lambda change: tiers.add(allow, change))
+    assert len(tiers.order().tiers) == 1
+    again = Rule(
+        7001, Verdict.ALLOW, *encode(Match(4, either=ip_network("0.9.0.2")), Direction.BOTH)
+    )
+    (added,) = _after(tiers, lambda change: tiers.add(again, change))
+    assert isinstance(added, AddRanks)
+    assert added.ranks == ((7001, Verdict.ALLOW),)
+
+
+def test_a_wider_net_takes_over_the_narrower_ones_that_it_is_ahead_of():
+    texts = {30: "10.0.0.1/32", 10: "10.0.0.2/32", 40: "10.9.0.1/32"}
+    rules = [
+        Rule(number, Verdict.DROP, *encode(Match(4, either=ip_network(text)), Direction.BOTH))
+        for number, text in texts.items()
+    ]
+    tiers = Tiers([*rules, *list(_nets(2))], ranked=True)
+    wide = Rule(
+        22, Verdict.ALLOW, *encode(Match(4, either=ip_network("10.0.0.0/24")), Direction.BOTH)
+    )
+    operations = _after(tiers, lambda change: tiers.add(wide, change))
+    ranks = [step for step in operations if isinstance(step, AddRanks)]
+    assert {step.id.shape.either: step.ranks for step in ranks} == {
+        24: ((22, Verdict.ALLOW),),
+        32: ((22, Verdict.ALLOW),),  # of 10.0.0.1 only
+    }
+    operations = _after(tiers, lambda change: tiers.remove(wide, change))
+    (back,) = (step for step in operations if isinstance(step, AddRanks))
+    assert back.ranks == ((30, Verdict.DROP),)
+
+
+def test_a_list_too_tangled_to_load_by_sets_is_loaded_right(model):
+    verdicts = (Verdict.ALLOW, Verdict.DROP)
+    rules = {
+        n: (verdicts[n % 2], Direction.BOTH, Match(4, source=ip_network(f"10.0.0.0/{8 + n % 7}")))
+        for n in range(1, 60)
+    } | {n: (verdicts[n % 2], Direction.BOTH, Match(4, destination_port=53)) for n in (61, 62)}
+    paper = model.Paper()
+    paper.replace(Tiers(_encoded(n, *rule) for n, rule in rules.items()).operations())
+    for src in ADDRESSES[4]:
+        packet = SimpleNamespace(version=4, src=src, dst=src, protocol=17, sport=1, dport=53)
+        expected = model.first_match(rules, "ingress", packet)
+        assert paper.judge("ingress", packet) is expected

@@ -180,7 +180,7 @@ def test_a_broker_with_qos_0_only_is_left_with_an_error(peer, start):
         (packet(0x10, b""), 0x81),  # not for a client
         (connack(), 0x82),  # twice
         (packet(0x90, b"\x00"), 0x81),
-        (publish("a", b"x", packet_id=9) + publish("a", b"y", packet_id=9), 0x82),
+        (2 * publish("oc2/cmd/all", b"x", packet_id=9), 0x82),
     ],
 )
 def test_a_packet_that_breaks_the_protocol_ends_the_connection_not_the_thread(

@@ -51,7 +51,7 @@ def test_an_actuator_that_takes_too_long_to_start_is_told_of(build, door, monkey
     gate = Gate()
     door.start = gate
     bench = build(door, start=False)
-    with pytest.raises(StateError, match="x-door: start takes more than"):
+    with pytest.raises(StateError, match="x-door: start takes too long"):
         bench.start()
     gate.open.set()
 
@@ -148,30 +148,50 @@ def test_a_fault_of_ours_in_judging_costs_one_message_only(build, door, monkeypa
     assert bench.broker.acknowledged == [message.token for message in messages]
 
 
-def test_a_journalled_request_that_cannot_be_read_does_not_stop_the_start(build, door):
+def unreadable(bench, request_id):
+    """Let the journal hold something that nobody understands any more."""
+    reread = bench.consumer._gate.reread
+
+    def faulty(origin):
+        if origin.request_id == request_id:
+            raise BadRequest("no longer understood")
+        return reread(origin)
+
+    bench.consumer._gate.reread = faulty
+    return bench.start()
+
+
+@pytest.mark.req("MQTT-54")
+def test_a_journalled_request_that_cannot_be_read_any_more_is_answered_500(build, door):
     gate = door.behave = Gate()
     bench = build(door)
     bench.ask(deny("192.0.2.1"))
     gate.wait()
     bench.ask(deny("192.0.2.2"), request_id="2")
+    bench.ask(deny("192.0.2.3"), request_id="3")
     assert bench.consumer.engine.settle(10)
-    after = build(
-        later := Recording(), directory=bench.dead_copy("dead"), clock=bench.turned, start=False
-    )
-    reread = after.consumer._gate.reread
-
-    def faulty(origin):
-        parsed = reread(origin)
-        if origin.request_id == "r-1":
-            raise raised
-        return parsed
-
-    raised = BadRequest("no longer understood")
-    after.consumer._gate.reread = faulty
-    after.start()
+    later = Recording()
+    copy = bench.dead_copy("dead")
+    after = unreadable(build(later, directory=copy, clock=bench.turned, start=False), "2")
     gate.open.set()
     after.settle()
-    assert [str(command.target) for command in later.executed] == ["192.0.2.2"]
-    assert after.statuses == [200]
-    # it stays for a version that understands it
-    assert [pending.request for pending in after.consumer._journal.pending()] == [1]
+    assert [str(command.target) for command in later.executed] == ["192.0.2.3"]
+    answers = {reply.headers["request_id"]: reply for reply in after.replies}
+    assert (answers["2"].status, answers["2"].text) == (500, "the command cannot be read any more")
+    assert (answers["r-1"].status, answers["r-1"].text) == (500, "outcome unknown")
+    assert answers["3"].status == 200
+    assert list(after.consumer._journal.pending()) == []
+
+
+@pytest.mark.req("LANG-23")
+def test_the_window_of_one_that_cannot_be_read_any_more_is_ended_all_the_same(build, door):
+    bench = build(door)
+    bench.answered(deny(duration=60_000))
+    bench.settle()
+    later = Recording()
+    copy = bench.dead_copy("dead")
+    after = unreadable(build(later, directory=copy, clock=bench.turned, start=False), "r-1")
+    after.advance(61)
+    after.settle()
+    assert later.reverted == [door.executed[0].key]
+    assert 500 not in after.statuses

@@ -381,13 +381,13 @@ def test_many_pending_requests_are_read_quickly(tmp_path):
 
 
 def test_handles_are_used_in_turn_and_none_twice():
-    handles = Handles([1, 3])
-    assert [handles.take() for _ in range(3)] == [4, 5, 6]
+    handles = Handles({1: 10, 3: 20})
+    assert [handles.take(1) for _ in range(3)] == [4, 5, 6]
     handles.give_back(4)
     for _ in range(60_000 - 6):
-        handles.take()
-    assert handles.take() == 2
-    assert handles.take() == 4
+        handles.take(1)
+    assert handles.take(1) == 2
+    assert handles.take(1) == 4
 
 
 def test_deliveries_wait_unacknowledged_while_handles_are_scarce(build, door, monkeypatch):

@@ -255,9 +255,30 @@ def test_a_worker_may_get_stuck_before_it_executes(build, door, where):
     assert bench.consumer._journal.remembered == 0
 
 
+def test_a_deferred_command_whose_time_comes_while_the_worker_is_stuck_is_answered_503(build, door):
+    bench = build(door)
+    for seconds in (30, 90):
+        start = bench.turned.wall + seconds * 1000
+        bench.ask(deny("192.0.2.9", start_time=start), request_id=str(seconds))
+    bench.reply(2)
+    bench.settle()
+    gate = door.behave = Gate()
+    bench.ask(deny(), request_id="runs")
+    gate.wait()
+    bench.advance(60)
+    bench.advance(60)
+    last = {reply.headers["request_id"]: reply for reply in bench.replies}
+    assert last["runs"].text == "outcome unknown"
+    for seconds in ("30", "90"):
+        assert (last[seconds].status, last[seconds].text) == (503, "x-door does not answer")
+    gate.open.set()
+    bench.settle()
+    assert len(door.executed) == 1
+
+
 def test_a_deferred_command_outlives_a_stuck_worker(build, door):
     bench = build(door)
-    bench.ask(deny("192.0.2.9", start_time=bench.turned.wall + 30_000), request_id="deferred")
+    bench.ask(deny("192.0.2.9", start_time=bench.turned.wall + 90_000), request_id="deferred")
     bench.reply(1)
     bench.settle()
     gate = door.behave = Gate()
@@ -266,6 +287,8 @@ def test_a_deferred_command_outlives_a_stuck_worker(build, door):
     bench.advance(60)
     assert bench.reply(2).text == "outcome unknown"
     gate.open.set()
+    bench.settle()
+    bench.advance(60)
     bench.settle()
     assert [r.headers["request_id"] for r in bench.replies] == ["deferred", "runs", "deferred"]
     assert bench.statuses == [102, 500, 200]

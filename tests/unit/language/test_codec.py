@@ -373,8 +373,13 @@ _LEAVES = st.sampled_from(
         "null",
         "true",
         '"\\ud800"',
+        '"::"',
+        '"x\ty"',
+        '"\x7f"',
+        '"fe80::1"',
+        "",
+        "-",
     ]
-    + ['"::"', '"x\ty"', '"\x7f"', '"fe80::1"', "", "-"]
 )
 _TEXTS = st.recursive(
     _LEAVES,

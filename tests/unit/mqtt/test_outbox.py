@@ -116,24 +116,27 @@ class Arrivals(RuleBasedStateMachine):
         self.arrived: list[Token] = []
         self.decided: set[Token] = set()
         self.old: list[Token] = []
-        self.unanswered = 0
+        self.undecided: list[tuple[Token, int]] = []
 
-    @rule(packet_id=st.integers(1, 6), qos=st.integers(0, 2))
-    def arrive(self, packet_id: int, qos: int) -> None:
-        token = self.inbox.arrived(packet_id if qos else 0, qos)
+    @rule(packet_id=st.integers(1, 6), qos=st.integers(0, 2), size=st.integers(0, 9))
+    def arrive(self, packet_id: int, qos: int, size: int) -> None:
+        token = self.inbox.arrived(packet_id if qos else 0, qos, size)
         known = any(one.packet_id == packet_id for one in self.arrived)
         assert (token is None) == (bool(qos) and known)
         if token is not None and qos:
             self.arrived.append(token)
-        self.unanswered += qos == 0
+        if token is not None:
+            self.undecided.append((token, size))
 
     @rule(data=st.data())
     def decide(self, data: st.DataObject) -> None:
         choice = [*self.arrived, *self.old, Token(0, 3, 1), Token(self.inbox.connection, 0, 0)]
         tokens = data.draw(st.lists(st.sampled_from(choice), max_size=4))
         self.decided |= set(tokens) & set(self.arrived)
-        now = tokens.count(Token(self.inbox.connection, 0, 0))
-        self.unanswered = max(0, self.unanswered - now)
+        for token in tokens:
+            entry = next((entry for entry in self.undecided if entry[0] == token), None)
+            if entry is not None:
+                self.undecided.remove(entry)
         expected = []
         while self.arrived and self.arrived[0] in self.decided:
             expected.append(self.arrived.pop(0))
@@ -143,12 +146,13 @@ class Arrivals(RuleBasedStateMachine):
     @rule()
     def reconnect(self) -> None:
         self.old = (self.old + self.arrived)[-5:]
-        self.arrived, self.decided, self.unanswered = [], set(), 0
+        self.arrived, self.decided = [], set()
         self.inbox.begin()
 
     @invariant()
     def count(self) -> None:
-        assert len(self.inbox) == len(self.arrived) + self.unanswered
+        assert self.inbox.undecided == len(self.undecided)
+        assert self.inbox.held == sum(size for _, size in self.undecided)
 
 
 TestArrivals = Arrivals.TestCase

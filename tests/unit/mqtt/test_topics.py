@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oc2d.engine.ports import Channel
-from oc2d.mqtt.topics import classifier, filters, is_level, reply_topics
+from oc2d.mqtt.topics import classifier, filters, is_level, matcher, reply_topics
 
 
 @pytest.mark.req("MQTT-17", "MQTT-18", "MQTT-19", "MQTT-24", "MQTT-27", "AMB-2")
@@ -105,3 +105,35 @@ def test_whatever_a_producer_calls_itself_no_other_topic_is_possible(producer, m
         head, _, level = topic.partition("oc2/rsp")
         assert head == ""
         assert level == "" or (level[0] == "/" and is_level(level[1:]))
+
+
+@pytest.mark.req("MQTT-24", "MQTT-27")
+@pytest.mark.parametrize(
+    ("wanted", "topic", "fits"),
+    [
+        ("oc2/cmd/all", "oc2/cmd/all", True),
+        ("oc2/cmd/all", "oc2/cmd/All", False),
+        ("oc2/cmd/all", "oc2/cmd/all/x", False),
+        ("oc2/#", "oc2/cmd/all", True),
+        ("oc2/#", "oc2", True),
+        ("oc2/#", "oc3/cmd", False),
+        ("#", "a/b", True),
+        ("oc2/+/all", "oc2/cmd/all", True),
+        ("oc2/+/all", "oc2//all", True),
+        ("oc2/+", "oc2/cmd/all", False),
+        ("+", "oc2", True),
+        ("+/#", "oc2/cmd/all", True),
+        ("+/cmd/#", "oc2/rsp/x", False),
+    ],
+)
+def test_a_topic_matches_a_filter_as_mqtt_says(wanted, topic, fits):
+    assert matcher(["x/y", wanted])(topic) is fits
+
+
+@pytest.mark.req("AMB-14", "MQTT-27")
+def test_a_topic_with_slashes_for_dots_matches_only_where_a_broker_writes_so():
+    wanted = ["oc2/cmd/device/fw.7", "wild.cards/#"]
+    for topic in ("oc2/cmd/device/fw/7", "oc2/cmd/device/fw.7", "wild/cards/x"):
+        assert matcher(wanted, dots_are_slashes=True)(topic)
+    assert not matcher(wanted)("oc2/cmd/device/fw/7")
+    assert not matcher(wanted, dots_are_slashes=True)("oc2/cmd/device/fw/8")

@@ -38,6 +38,17 @@ def test_the_exposure_is_at_most_1_5(unit):
     assert float(found[1]) <= 1.5
 
 
+@pytest.mark.parametrize("name", ["broker-only-network", "plugin", "virtualenv", "early-network"])
+def test_systemd_has_nothing_to_say_about_a_drop_in(unit, root, name):
+    (path,) = (root / "packaging").rglob(f"{name}.conf")
+    text = path.read_text()
+    place = unit.with_name("oc2d.service.d") / "drop.conf"
+    place.parent.mkdir()
+    place.write_text(text.replace("ExecStart=/opt/oc2d/bin/oc2d", "ExecStart=/bin/true"))
+    done = run("systemd-analyze", "verify", "--man=no", unit)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_the_unit_runs_oc2d_as_documented(root):
     text = (root / "packaging/oc2d.service").read_text()
     assert "\nExecStart=/usr/bin/oc2d --config /etc/oc2d/oc2d.toml\n" in text
