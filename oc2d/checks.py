@@ -7,8 +7,11 @@ Nothing of the host is changed.
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from oc2d.config import Broker, Config
@@ -17,6 +20,8 @@ from oc2d.errors import ConfigError, Problem
 from oc2d.plugins import LoadedActuators, Registry, discover, try_actuators
 
 __all__ = ["Prepared", "prepare"]
+
+_RESOLVER_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +50,16 @@ def prepare(path: Path, registry: Registry | None = None, *, by_hand: bool = Fal
     warnings = [*attempt.loaded.warnings]
     if not attempt.loaded.actuators:
         warnings.append(Problem("actuators", "none is on, so no command can be carried out"))
+    if findings.broker is not None and by_hand:
+        warnings += _name_warnings(findings.broker)
     if findings.broker is not None:
+        from oc2d.mqtt.tls import link_problems  # noqa: PLC0415 - not needed for `oc2d plugins`
+
         unread = _unreadable_credentials(findings.broker) if by_hand else {}
         named = {problem.path for problem in problems}
         problems += [
             problem
-            for problem in _link_problems(findings.broker)
+            for problem in link_problems(findings.broker)
             if problem.path not in named and problem.path not in unread
         ]
         warnings += _link_warnings(findings.broker, unread)
@@ -70,17 +79,26 @@ def _unreadable_credentials(broker: Broker) -> dict[str, str]:
     return {path: name for path, name in names.items() if name is not None and "/" not in name}
 
 
-def _link_problems(broker: Broker) -> Iterator[Problem]:
-    from oc2d.mqtt.settings import read_secret  # noqa: PLC0415 - not needed for `oc2d plugins`
-    from oc2d.mqtt.tls import tls_problems  # noqa: PLC0415 - the same
+def _name_warnings(broker: Broker) -> Iterator[Problem]:
+    """Ask for the broker's address, and wait no longer than a person would."""
+    outcome: list[str] = []
 
-    if broker.password_file is not None:
+    def ask() -> None:
         try:
-            read_secret(broker.password_file, "broker.password_file")
-        except ConfigError as error:
-            yield from error.problems
-    if broker.tls:
-        yield from tls_problems(broker)
+            socket.getaddrinfo(broker.host, broker.port, type=socket.SOCK_STREAM)
+            outcome.append("")
+        except (OSError, UnicodeError) as error:
+            outcome.append(f": {getattr(error, 'strerror', None) or error}")
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_RESOLVER_PATIENCE)
+    said = outcome[0] if outcome else f" within {_RESOLVER_PATIENCE:g} seconds"
+    if said:
+        yield Problem(
+            "broker.host",
+            f"{broker.host} has no address here{said}; the daemon would start and go on trying",
+        )
 
 
 def _link_warnings(broker: Broker, unread: dict[str, str]) -> Iterator[Problem]:
@@ -88,6 +106,9 @@ def _link_warnings(broker: Broker, unread: dict[str, str]) -> Iterator[Problem]:
         yield Problem("broker.tls", "no TLS: anybody on the way can command this host (MQTT-57)")
     elif not broker.tls_verify:
         yield Problem("broker.tls_verify", "the broker is not verified: for tests only (MQTT-67)")
+    from oc2d.mqtt.expiry import expiry_problems  # noqa: PLC0415 - not needed for `oc2d plugins`
+
+    yield from expiry_problems(broker, datetime.now(timezone.utc))
     if broker.protocol != "5":
         yield Problem("broker.protocol", "MQTT 3.1.1 does not conform to OpenC2 (MQTT-15)")
     for path, name in unread.items():

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from oc2d.errors import ConfigError, Oc2dError, Problem
+from oc2d.terminal import painted
 
-__all__ = ["DEFAULT_CONFIG", "main"]
+__all__ = ["DEFAULT_CONFIG", "build_parser", "main"]
 
 DEFAULT_CONFIG = Path("/etc/oc2d/oc2d.toml")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `oc2d` with these arguments (default: the process's own) and return the exit code."""
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     command = cast(Callable[[argparse.Namespace], int], options.run)
     try:
         code = command(options)
@@ -45,10 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: Oc2dError | Problem) -> None:
-    sys.stderr.write(f"oc2d: {message}\n")
+    sys.stderr.write(f"{painted('oc2d:', 'red', sys.stderr)} {message}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser; the namespace it makes has `run`, which takes it and returns the code."""
     parser = argparse.ArgumentParser(
         prog="oc2d",
         description="OpenC2 Consumer: carries out OpenC2 commands that arrive over MQTT.",
@@ -79,8 +81,13 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=command)
         _add_common(sub)
+        forms = sub.add_mutually_exclusive_group()
         if name != "check":
-            sub.add_argument("--json", action="store_true", help="print JSON")
+            forms.add_argument("--json", action="store_true", help="print JSON")
+        if name == "status":
+            forms.add_argument(
+                "--watch", action="store_true", help="show it anew each second, until q or Ctrl-C"
+            )
     return parser
 
 
@@ -140,8 +147,8 @@ def _check(options: argparse.Namespace) -> int:
     _configure_logs(options, "console")
     prepared = prepare(options.config, by_hand=True)
     for warning in prepared.warnings:
-        sys.stderr.write(f"oc2d: warning: {warning}\n")
-    sys.stdout.write("configuration OK\n")
+        sys.stderr.write(f"{painted('oc2d: warning:', 'yellow', sys.stderr)} {warning}\n")
+    sys.stdout.write(painted("configuration OK", "green", sys.stdout) + "\n")
     return 0
 
 
@@ -159,12 +166,16 @@ def _status(options: argparse.Namespace) -> int:
     from oc2d.config_file import inspect  # noqa: PLC0415 - the same
     from oc2d.status import SOCKET_NAME, fetch  # noqa: PLC0415 - the same
     from oc2d.status_text import render  # noqa: PLC0415 - the same
+    from oc2d.status_watch import watch  # noqa: PLC0415 - the same
 
     # A daemon goes on after its file was broken or taken away, and can be asked then too.
     findings = inspect(options.config)
     state = findings.state or (State() if options.config == DEFAULT_CONFIG else None)
     if state is None:
         raise ConfigError(findings.problems)
-    told = fetch(state.runtime_directory / SOCKET_NAME)
+    socket = state.runtime_directory / SOCKET_NAME
+    if options.watch:
+        return watch(lambda: render(fetch(socket)))
+    told = fetch(socket)
     sys.stdout.write(json.dumps(told, indent=2) + "\n" if options.json else render(told))
     return 0

@@ -13,6 +13,7 @@ __all__ = [
     "Compat",
     "Config",
     "Limits",
+    "Metrics",
     "Policy",
     "State",
 ]
@@ -84,6 +85,13 @@ class Compat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """`[metrics]`: where a monitor of this host may ask; None: nowhere."""
+
+    listen: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ActuatorTable:
     """`[actuators.<nsid>]`: the core's keys, and the rest for the plugin to parse."""
 
@@ -106,4 +114,5 @@ class Config:
     limits: Limits = Limits()
     policy: Policy = Policy()
     compat: Compat = Compat()
+    metrics: Metrics = Metrics()
     actuators: Mapping[str, ActuatorTable] = field(default_factory=dict)

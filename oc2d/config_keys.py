@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
-from oc2d.config import ActuatorTable, Broker, Compat, Config, Limits, Policy, State
+from oc2d.config import ActuatorTable, Broker, Compat, Config, Limits, Metrics, Policy, State
 from oc2d.config_kinds import (
     Choice,
     File,
@@ -23,6 +23,7 @@ from oc2d.config_kinds import (
     alpn_problem,
     filter_problem,
     host_problem,
+    listen_problem,
     namespace_problem,
     plain_problem,
     topic_level_problem,
@@ -38,6 +39,7 @@ SECTIONS: dict[str, type] = {
     "limits": Limits,
     "policy": Policy,
     "compat": Compat,
+    "metrics": Metrics,
     "actuators.<nsid>": ActuatorTable,
 }
 _PORTS = 65535
@@ -273,6 +275,13 @@ KEYS: tuple[Key, ...] = (
         "compat.strict_cidr",
         Flag(),
         "Refuse address ranges with host bits set (`10.1.2.3/8`) instead of masking them.",
+    ),
+    Key(
+        "metrics.listen",
+        Text(listen_problem, "a loopback address with its port, or `unix:` and an absolute path"),
+        "Where Prometheus on this host may ask for metrics: `127.0.0.1:9464`, `[::1]:9464` or "
+        "`unix:/run/oc2d/metrics.sock`.",
+        unset="nowhere",
     ),
     Key(
         "actuators.<nsid>.enabled",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -27,6 +28,7 @@ __all__ = [
     "filter_problem",
     "found",
     "host_problem",
+    "listen_problem",
     "namespace_problem",
     "plain_problem",
     "topic_level_problem",
@@ -284,3 +286,21 @@ def host_problem(text: str) -> str | None:
     if any(char.isspace() or char in "/[]" for char in text):
         return "is no host name or address"
     return plain_problem(text)
+
+
+def listen_problem(text: str) -> str | None:
+    """Say why `text` is no place on this host to listen at, or None."""
+    if text.startswith("unix:"):
+        return None if text.startswith("unix:/") else "expected an absolute path after unix:"
+    host, _, port = text.rpartition(":")
+    try:
+        local = ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return (
+            "expected an address with its port, like 127.0.0.1:9464, or unix:/run/oc2d/metrics.sock"
+        )
+    if not local:
+        return "must be a loopback address: whoever asks is not asked who he is"
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+        return f"{port!r} is no port"
+    return None if (":" in host) == host.startswith("[") else "write IPv6 as [::1]:9464"

@@ -7,11 +7,11 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -24,17 +24,24 @@ from oc2d.engine.consumer import Consumer
 from oc2d.engine.selection import Hosted
 from oc2d.errors import ConfigError
 from oc2d.mqtt import topics
+from oc2d.mqtt.expiry import ends
 from oc2d.mqtt.session import Session
 from oc2d.mqtt.settings import consumer_link, load_client_id, secret_file
 from oc2d.mqtt.status import Address, LinkObserver
+from oc2d.progress import Progress
+from oc2d.reload import applied, changed
 from oc2d.state import StateDirectories
 from oc2d.status import StatusServer
 from oc2d.systemd import Notifier
+
+if TYPE_CHECKING:
+    from oc2d.metrics_server import MetricsServer
 
 __all__ = ["Daemon", "RunOptions", "run"]
 
 _log = structlog.get_logger("oc2d.daemon")
 
+STARTING = "starting"
 STARTED = "started"
 STOPPING = "stopping"
 STOPPED = "stopped"
@@ -46,8 +53,9 @@ NOT_ALIVE = "not_alive"
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SESSION_STOP = 5.0
-# Of [broker], what others than the link go by: read at the start only.
-_BROKER_AT_START = ("accept_retained", "response_topic", "session_expiry")
+_LONG_QUEUE = 100  # commands
+# What the session says itself, at each new link.
+_SAID_BY_THE_LINK = frozenset({"broker.tls", "broker.tls_verify", "broker.protocol"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +74,7 @@ def run(options: RunOptions) -> int:
     # All threads inherit this: signals are only ever taken where the daemon waits for them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     prepared = prepare(options.config)
-    for warning in prepared.warnings:
-        if warning.path.startswith("broker."):
-            continue  # the session says it itself, at each new link
-        _log.warning(CONFIG_WARNING, path=warning.path, message=warning.message)
+    _warn(prepared)
     with ExitStack() as undo:
         directories = StateDirectories(prepared.config.state)
         os.umask(0o077)  # whatever is made from here on, by plugins too, is for us alone
@@ -77,6 +82,8 @@ def run(options: RunOptions) -> int:
         undo.callback(directories.close)
         daemon = Daemon(options, prepared, directories, Notifier())
         undo.callback(daemon.close)
+        if options.foreground:
+            undo.enter_context(Progress(daemon.progress))
         daemon.start()
         daemon.serve()
     _log.info(STOPPED)
@@ -104,6 +111,7 @@ class Daemon:
         self._client_id = load_client_id(directories.state)
         self._link = consumer_link(config, self._profiles, self._client_id)
         self._marks = _marks(config)
+        self._waiting: tuple[str, ...] = ()
         self._consumer = Consumer(
             config,
             hosted,
@@ -113,7 +121,7 @@ class Daemon:
             subscribed=self._link.subscriptions,
             device_topic=topics.device_topic(config.namespace, config.device_id),
             reply_topics=lambda producer: topics.reply_topics(
-                config.namespace, config.broker.response_topic, producer
+                config.namespace, self._prepared.config.broker.response_topic, producer
             ),
         )
         consumer = self._consumer
@@ -124,17 +132,15 @@ class Daemon:
         )
         self._session = Session(self._link, consumer.engine, observer, consumer.answers.shorten)
         self._status = StatusServer(directories.runtime, self.snapshot)
+        self._metrics = _metrics_server(config.metrics.listen, self.metrics)
 
     # -- life
 
     def start(self) -> None:
         """Bring everything up: rules first, then what was left undone, then the broker."""
-        self._consumer.start(self._session, self._directories.state, self._directories.runtime)
-        self._session.start()
-        self._status.start()
         config = self._prepared.config
         _log.info(
-            STARTED,
+            STARTING,
             version=__version__,
             device_id=config.device_id,
             sender=config.sender,
@@ -142,6 +148,13 @@ class Daemon:
             profiles=list(self._profiles),
             topics=list(self._link.subscriptions),
         )
+        begun = time.monotonic()
+        self._consumer.start(self._session, self._directories.state, self._directories.runtime)
+        self._session.start()
+        self._status.start()
+        if self._metrics:
+            self._metrics.start()
+        _log.info(STARTED, seconds=round(time.monotonic() - begun, 3))
         self._notifier.ready(f"running; broker {config.broker.host}:{config.broker.port}")
 
     def serve(self) -> None:
@@ -169,6 +182,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        if self._metrics:
+            self._metrics.stop()
         self._status.stop()
         self._consumer.quiesce()
         self._session.stop(_SESSION_STOP)
@@ -198,34 +213,48 @@ class Daemon:
         self._notifier.reloading()
         old = self._prepared.config
         try:
-            new = prepare(self._options.config, self._prepared.registry).config
+            new = prepare(self._options.config, self._prepared.registry)
         except ConfigError as error:
             for problem in error.problems:
                 _log.error(RELOAD_REFUSED, path=problem.path, message=problem.message)
             self._notifier.ready("the new configuration is wrong; the old one stays in force")
             return
-        changed = [
-            "from" if field.name == "sender" else field.name
-            for field in dataclasses.fields(Config)
-            if getattr(new, field.name) != getattr(old, field.name)
-        ]
-        marks = _marks(new)
-        if new.broker != old.broker or marks != self._marks:
-            applied = dataclasses.replace(old, broker=new.broker)
-            self._link = consumer_link(applied, self._profiles, self._client_id)
+        config = applied(old, new.config)
+        changes, marks = changed(old, config), _marks(config)
+        self._waiting = changed(config, new.config)
+        self._prepared = dataclasses.replace(self._prepared, config=config, warnings=new.warnings)
+        _warn(new)
+        self._link = consumer_link(config, self._profiles, self._client_id)
+        if changes:
+            hosted = _hosted(self._prepared)
+            self._consumer.configure(config, hosted, self._link.subscriptions)
+        if marks != self._marks or any(map(_concerns_link, changes)):
             self._marks = marks
-            self._prepared = dataclasses.replace(self._prepared, config=applied)
             self._session.reconfigure(self._link)
-        rest = [name for name in changed if name != "broker"]
-        rest += [
-            f"broker.{name}"
-            for name in _BROKER_AT_START
-            if getattr(new.broker, name) != getattr(old.broker, name)
-        ]
-        if rest:
-            _log.warning(RESTART_NEEDED, sections=rest)
-        _log.info(RELOADED, changed=changed)
+        if self._waiting:
+            _log.warning(RESTART_NEEDED, keys=list(self._waiting))
+        _log.info(RELOADED, changed=list(changes))
         self._notifier.ready(self._summary())
+
+    # -- for people
+
+    def progress(self) -> Mapping[str, Any] | None:
+        """Tell what takes long at this moment, if anything."""
+        if nsid := self._consumer.starting:
+            return {"starting": nsid}
+        queued = self._consumer.queued
+        return {"waiting": queued} if queued >= _LONG_QUEUE else None
+
+    def metrics(self) -> str:
+        """Everything there is to count; on the thread of the metrics."""
+        from oc2d.metrics import Extra, render  # noqa: PLC0415 - only where it is wanted
+
+        extra = Extra(
+            self._consumer.durations,
+            self._consumer.journal_bytes,
+            {path: end.timestamp() for path, end in ends(self._prepared.config.broker).items()},
+        )
+        return render(self.snapshot(), extra)
 
     # -- for `oc2d status`
 
@@ -241,9 +270,32 @@ class Daemon:
             "uptime": time.time() - self._begun,
             "link": dataclasses.asdict(self._session.status()),
             **self._consumer.snapshot(),
+            "restart_needed": list(self._waiting),
             "warnings": [str(warning) for warning in self._prepared.warnings],
             "plugins": _hook_status(self._prepared),
         }
+
+
+def _metrics_server(listen: str | None, tell: Callable[[], str]) -> MetricsServer | None:
+    """Make the server; its modules are loaded only where it is wanted."""
+    if listen is None:
+        return None
+    from oc2d.metrics_server import MetricsServer  # noqa: PLC0415 - off by default, and http is large
+
+    return MetricsServer(listen, tell)
+
+
+def _warn(prepared: Prepared) -> None:
+    for warning in prepared.warnings:
+        if warning.path not in _SAID_BY_THE_LINK:
+            _log.warning(CONFIG_WARNING, path=warning.path, message=warning.message)
+
+
+def _concerns_link(path: str) -> bool:
+    """Tell whether the broker must be told anew, in a new connection."""
+    if path in {"broker.accept_retained", "broker.response_topic"}:
+        return False
+    return path.startswith("broker.") or path == "limits.payload"
 
 
 def _hosted(prepared: Prepared) -> dict[str, Hosted]:
@@ -254,7 +306,7 @@ def _hosted(prepared: Prepared) -> dict[str, Hosted]:
         nsid: Hosted(
             loaded[nsid].actuator,
             {(p.action, p.target): p for p in loaded[nsid].actuator.supported_pairs()},
-            loaded[nsid].table.timeout,
+            prepared.config.actuators[loaded[nsid].table.name].timeout,
         )
         for nsid in dict.fromkeys([*order, *loaded])
     }

@@ -23,6 +23,8 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import Processor
 
+from oc2d.terminal import has_colours
+
 __all__ = ["LEVELS", "LIBRARY", "NO_NATIVE_FIELDS", "Format", "Level", "configure"]
 
 Format = Literal["console", "journal", "json"]
@@ -83,7 +85,7 @@ def _renderers(mode: Format, stream: TextIO, native: bool) -> list[Processor]:  
         return [_to_fields]
     if mode == "journal":
         return [_printable, _to_line if not _is_journal(stream) else _to_priority_line]
-    if stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
+    if has_colours(stream):
         return [_printable, structlog.dev.ConsoleRenderer(sort_keys=False)]
     return [_printable, _to_plain_line]  # a fifth of the time
 

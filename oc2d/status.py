@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import json
 import os
 import selectors
@@ -182,6 +183,15 @@ def _refuse_occupied(path: Path) -> None:
         raise StateError(f"another oc2d answers on {path}: it is running already")
 
 
+def _who_may(path: Path) -> str:
+    """Say who may connect: the owner, and the group of the runtime directory."""
+    try:
+        group = grp.getgrgid(path.parent.stat().st_gid).gr_name
+    except (OSError, KeyError):
+        return "be root or a member of its group"
+    return f"be root or a member of the group {group} (usermod -aG {group} NAME, log in again)"
+
+
 def fetch(path: Path, timeout: float = 10.0) -> dict[str, Any]:
     """Ask the daemon behind the socket `path`; seconds for the whole answer. Raises Oc2dError."""
     deadline = time.monotonic() + timeout
@@ -200,9 +210,7 @@ def fetch(path: Path, timeout: float = 10.0) -> dict[str, Any]:
     except (FileNotFoundError, ConnectionRefusedError):
         raise Oc2dError(f"oc2d is not running: nobody answers on {path}") from None
     except PermissionError:
-        raise Oc2dError(
-            f"no permission to ask oc2d on {path}: be root or a member of its group"
-        ) from None
+        raise Oc2dError(f"no permission to ask oc2d on {path}: {_who_may(path)}") from None
     except (BlockingIOError, TimeoutError):
         raise Oc2dError(f"oc2d did not answer on {path} within {timeout:g} seconds") from None
     except OSError as error:

@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from tests.waiting import wait_until
 _numbers = itertools.count(1)
 _PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 _CLONE_NEWNET = 0x40000000
-_OWN_SETS = ("management", "never", "with_ports")
+_FILLED = re.compile(r"t\d+_")  # those of tiers
 
 
 def tool(*command: str, text: str | None = None) -> str:
@@ -261,12 +262,12 @@ class Host:
         return [item for item in listed if "metainfo" not in item]
 
     def elements(self) -> list[Any]:
-        """The elements of all sets that commands fill."""
-        sets = [item["set"] for item in self.table() if "set" in item]
+        """The keys of all sets and maps that commands fill."""
+        found = [item.get("set") or item.get("map") for item in self.table()]
         return [
-            element
-            for one in sets
-            if not one["name"].startswith(_OWN_SETS)
+            element[0] if "map" in one else element
+            for one in found
+            if one is not None and _FILLED.match(one["name"])
             for element in one.get("elem", [])
         ]
 

@@ -35,6 +35,7 @@ DOORS = {
         "oc2d.config_kinds",
         "oc2d.logs",
         "oc2d.mqtt",
+        "oc2d.terminal",
         "oc2d.engine.ports",
     },
     **dict.fromkeys(PLUGINS, PUBLIC),

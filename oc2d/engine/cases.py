@@ -20,6 +20,7 @@ from oc2d.engine import events
 from oc2d.engine.answers import Answers, Handles, ReplyTo, Written, refused
 from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, worded
 from oc2d.engine.clock import Clock
+from oc2d.engine.histogram import Histogram
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
@@ -58,7 +59,7 @@ class Cases:
         hooks: Hooks,
         clock: Clock,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._journal = journal
         self._handles = handles
         self._answers = answers
@@ -72,6 +73,7 @@ class Cases:
         self.held = 0
         self.counters: Counter[str] = Counter()
         self.outcomes: Counter[tuple[str, str, int]] = Counter()
+        self.durations = Histogram()
         self.last: deque[dict[str, object]] = deque(maxlen=_LAST)
         # Due times of interim answers, one line for each delay, so that each is in order.
         self._interim: dict[ResponseType, OrderedDict[int, float]] = {
@@ -181,7 +183,7 @@ class Cases:
             line.pop(request, None)
 
     def _delay(self, kind: ResponseType) -> float:
-        return _STATUS_AFTER if kind is ResponseType.STATUS else self._settings.interim_after
+        return _STATUS_AFTER if kind is ResponseType.STATUS else self.settings.interim_after
 
     # -- from the workers
 
@@ -284,7 +286,7 @@ class Cases:
 
     def _owes(self, case: Case, status: int) -> bool:
         if last_word(case):
-            return self._settings.report_after_ack and status >= StatusCode.BAD_REQUEST
+            return self.settings.report_after_ack and status >= StatusCode.BAD_REQUEST
         return not case.silent
 
     def reverted(self, job: Job, failed: str | None, batch: Batch) -> None:
@@ -376,7 +378,7 @@ class Cases:
         """Tell until when it is remembered; without a request id until its packet id is reused."""
         if memory.key is None:
             return _NEVER
-        return self._clock.wall() // 1000 + self._settings.remember
+        return self._clock.wall() // 1000 + self.settings.remember
 
     def _tell(  # noqa: PLR0913 - the canonical line
         self,
@@ -403,8 +405,9 @@ class Cases:
             "duplicate": duplicate,
         }
         _log.info(events.REQUEST, **line)
-        self.last.append(line)
+        self.last.append({"at": self._clock.wall(), **line})
         if request is not None and status is not None:
             key = (request.profile or "", request.command.action.value, int(status))
             self.outcomes[key] += 1
+            self.durations.add(duration_ms)
             self._hooks.response(request, int(status), duration_ms)

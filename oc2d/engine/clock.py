@@ -45,6 +45,10 @@ class Forgetting:
         self._offset = clock.wall() - clock.boot()
         self._ahead_since: int | None = None
 
+    def configure(self, remember: int) -> None:
+        """Believe a clock that was set forward after another time."""
+        self._patience = remember * 1000
+
     def now(self) -> int:
         """Seconds since 1970, never later than the wall clock."""
         boot = self._clock.boot()

@@ -20,6 +20,7 @@ from oc2d.engine.case import Settings
 from oc2d.engine.cases import Cases
 from oc2d.engine.clock import Clock, Forgetting
 from oc2d.engine.engine import Engine
+from oc2d.engine.histogram import Histogram
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
@@ -65,12 +66,14 @@ class Consumer:
         self._hosted = hosted
         self._clock = clock
         self._journal = Journal(journal)
+        self._file = journal
         handles = Handles({m.handle: len(m.payload) for m in self._journal.outbox()})
         self._hooks = Hooks(manager)
         self._scheduler = Scheduler(clock)
         self._names = id_names(tuple(hosted.values()))
         self.answers = Answers(config.sender, reply_topics, clock.wall, handles, self._names)
         settings = _settings(config)
+        self._forgetting = Forgetting(clock, settings.remember)
         self._cases = Cases(
             settings=settings,
             journal=self._journal,
@@ -87,22 +90,21 @@ class Consumer:
             cases=self._cases,
             handles=handles,
             clock=clock,
-            forgetting=Forgetting(clock, settings.remember),
+            forgetting=self._forgetting,
         )
         self._workers = self._cases.workers
+        self.starting: str | None = None
+        """The actuator that `start` waits for."""
         for nsid, host in hosted.items():
             self._workers[nsid] = Worker(host, self.engine, clock)
 
     def _build_gate(self, config: Config, subscribed: frozenset[str], device_topic: str) -> Gate:
         cases = self._cases
         return Gate(
-            names=subscribed | {config.device_id, config.sender},
-            shared=subscribed - {device_topic},
-            accept_retained=config.broker.accept_retained,
-            limits=config.limits,
-            policy=config.policy,
-            compat=config.compat,
+            config=config,
             hosted=self._hosted,
+            subscribed=subscribed,
+            device_topic=device_topic,
             id_names=self._names,
             journal=self._journal,
             hooks=self._hooks,
@@ -134,11 +136,13 @@ class Consumer:
         until = time.monotonic() + _START_TIME
         for nsid, worker in self._workers.items():
             worker.start()
+            self.starting = nsid
             context = replace(context, call=worker.tell)
             actuator = worker.host.actuator
             ended = frozenset(left.ended.get(nsid, ()))
             _begin(worker, "start", partial(actuator.start, context), until)
             _begin(worker, "restore", partial(actuator.restore, ended), until)
+        self.starting = None
         recovery.resume(left, self._cases, self.engine)
         self.engine.start(transfer)
         self._scheduler.start()
@@ -166,6 +170,21 @@ class Consumer:
         """Tell for the watchdog which parts make progress within `patience` seconds."""
         return {"engine": self.engine.ping(patience), "scheduler": self._scheduler.alive()}
 
+    def configure(
+        self, config: Config, hosted: Mapping[str, Hosted], subscribed: Sequence[str]
+    ) -> None:
+        """Judge by this what arrives from now on; `hosted` holds the same actuators as before."""
+        settings = _settings(config)
+
+        def change() -> None:
+            self._gate.configure(config, hosted, frozenset(subscribed))
+            self._cases.settings = settings
+            self._forgetting.configure(settings.remember)
+            for nsid, worker in self._workers.items():
+                worker.host = hosted[nsid]
+
+        self.engine.reconfigure(change)
+
     # -- the link, as the actuators hear of it
 
     def link_resolving(self) -> None:
@@ -189,6 +208,17 @@ class Consumer:
             worker.tell(partial(worker.host.actuator.link_changed, endpoints))
 
     # -- for status
+
+    @property
+    def journal_bytes(self) -> int:
+        """The size of the journal's files, at this moment."""
+        files = (self._file, *(Path(f"{self._file}{end}") for end in ("-wal", "-shm")))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    @property
+    def durations(self) -> Histogram:
+        """How long commands took since the start."""
+        return self._cases.durations
 
     @property
     def queued(self) -> int:

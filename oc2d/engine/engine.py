@@ -108,6 +108,13 @@ class Engine:
         self._post(_Report(lambda batch: batch.then.append(settled.set), durable=False))
         return settled.wait(timeout)
 
+    def reconfigure(self, change: Callable[[], None]) -> None:
+        """Call this on the engine's thread, before anything that arrives later is judged.
+
+        A disk that says no makes it be called again.
+        """
+        self._post(_Report(lambda _: change(), durable=False))
+
     def stop(self, timeout: float) -> None:
         """Write down all that was reported, then end; a disk that says no ends it as well."""
         self._stopping.set()

@@ -13,7 +13,7 @@ from hashlib import blake2b
 import msgspec
 import structlog
 
-from oc2d.config import Compat, Limits, Policy
+from oc2d.config import Config, Limits
 from oc2d.engine import events
 from oc2d.engine.answers import ReplyTo, refused
 from oc2d.engine.clock import Clock
@@ -77,36 +77,44 @@ class Gate:
     def __init__(  # noqa: PLR0913 - the parts it looks at
         self,
         *,
-        names: frozenset[str],
-        shared: frozenset[str],
-        accept_retained: bool,
-        limits: Limits,
-        policy: Policy,
-        compat: Compat,
+        config: Config,
         hosted: Mapping[str, Hosted],
+        subscribed: frozenset[str],
+        device_topic: str,
         id_names: Names,
         journal: Journal,
         hooks: Hooks,
         clock: Clock,
         load: Load,
     ) -> None:
-        self._names = names
-        self._shared = shared
-        self._accept_retained = accept_retained
-        self._limits = limits
-        self._policy = policy
-        self._bare = compat.bare_command
-        self._dialect = Dialect(profile_field=compat.profile_field, strict_cidr=compat.strict_cidr)
-        self._input = InputLimits(payload=limits.payload)
-        self._hosted = hosted
+        self._device_topic = device_topic
         self._id_names = id_names
-        self._capabilities = capabilities(tuple(hosted.values()), limits.rate_per_minute)
         self._journal = journal
         self._hooks = hooks
         self._clock = clock
         self._load = load
-        self._rate = Rate(limits.rate_per_minute) if limits.rate_per_minute else None
+        self._limits = Limits()
+        self._rate: Rate | None = None
         self._undecodable: dict[str, Rate] = {}
+        self.configure(config, hosted, subscribed)
+
+    def configure(
+        self, config: Config, hosted: Mapping[str, Hosted], subscribed: frozenset[str]
+    ) -> None:
+        """Judge by this from now on; `hosted` in the order in which actuators are asked."""
+        self._names = subscribed | {config.device_id, config.sender}
+        self._shared = subscribed - {self._device_topic}
+        limits, compat = config.limits, config.compat
+        if limits.rate_per_minute != self._limits.rate_per_minute:
+            self._rate = Rate(limits.rate_per_minute) if limits.rate_per_minute else None
+        self._accept_retained = config.broker.accept_retained
+        self._limits = limits
+        self._policy = config.policy
+        self._bare = compat.bare_command
+        self._dialect = Dialect(profile_field=compat.profile_field, strict_cidr=compat.strict_cidr)
+        self._input = InputLimits(payload=limits.payload)
+        self._hosted = hosted
+        self._capabilities = capabilities(tuple(hosted.values()), limits.rate_per_minute)
 
     def judge(self, message: Inbound) -> Verdict:
         """Decide what becomes of a message; raises nothing but errors of the journal."""

@@ -8,15 +8,15 @@ that RFC 7540 Appendix A leaves; every suite of 1.3. No compression, no renegoti
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from oc2d.config import Broker
 from oc2d.errors import ConfigError, Problem
-from oc2d.mqtt.settings import TlsSettings, tls_settings
+from oc2d.mqtt.settings import TlsSettings, read_secret, tls_settings
 
-__all__ = ["CIPHERS", "make_context", "tls_problems"]
+__all__ = ["CIPHERS", "link_problems", "make_context", "tls_problems"]
 
 #: In OpenSSL's words; it does not touch the suites of TLS 1.3.
 CIPHERS: Final = (
@@ -39,6 +39,16 @@ def make_context(tls: TlsSettings) -> ssl.SSLContext:
     if problems:
         raise ConfigError(tuple(problems))
     return context
+
+
+def link_problems(broker: Broker) -> Iterator[Problem]:
+    """Find every problem of the secret and TLS files that `[broker]` names, without connecting."""
+    if broker.password_file is not None:
+        try:
+            read_secret(broker.password_file, "broker.password_file")
+        except ConfigError as error:
+            yield from error.problems
+    yield from tls_problems(broker)
 
 
 def tls_problems(broker: Broker) -> tuple[Problem, ...]:

@@ -21,15 +21,16 @@ from oc2d.engine.ports import Inbound
 from oc2d.errors import ConfigError, Oc2dError, Problem, Refusal, UsageError
 from oc2d.language.codec import Tree
 from oc2d.language.vocabulary import ResponseType
+from oc2d.mqtt.tls import link_problems
 from oc2d.producer.client import Producer
 from oc2d.producer.messages import Request, command_topic, compose, compose_file, compose_raw
 from oc2d.producer.options import build_parser
 from oc2d.producer.replies import Reply
 from oc2d.producer.rules import checked
+from oc2d.producer.screen import Screen
 from oc2d.producer.settings import ProducerSettings, load_settings, producer_link
 from oc2d.producer.text import (
     printable,
-    reply_line,
     reply_object,
     to_json,
     traffic_line,
@@ -37,6 +38,7 @@ from oc2d.producer.text import (
 )
 from oc2d.producer.wire import Wire
 from oc2d.producer.words import actuator_tree, args_tree, duration_ms, target_tree, time_ms
+from oc2d.terminal import painted
 
 __all__ = ["main"]
 
@@ -86,7 +88,7 @@ def _refuse_surrogates(argv: Sequence[str]) -> None:
 
 def _say(message: Oc2dError | Problem | str) -> None:
     text = "\n".join(map(printable, str(message).splitlines()))
-    sys.stderr.write(f"oc2ctl: {text}\n")
+    sys.stderr.write(f"{painted('oc2ctl:', 'bold', sys.stderr)} {text}\n")
 
 
 def _warn(message: str) -> None:
@@ -108,7 +110,10 @@ def _settings(options: argparse.Namespace) -> ProducerSettings:
         given["from"] = options.sender
     if "namespace" in options:
         given["namespace"] = options.namespace
-    return load_settings(options.config, given)
+    settings = load_settings(options.config, given)
+    if problems := tuple(link_problems(settings.broker)):
+        raise ConfigError(problems)
+    return settings
 
 
 def _warn_of(settings: ProducerSettings) -> None:
@@ -137,9 +142,15 @@ def _ask(options: argparse.Namespace) -> int:
         for warning in producer.warnings:
             _warn(warning)
         producer.publish(request)
-        for reply in producer.replies(request, expect=expect, timeout=timeout):
-            _show(reply, as_json=options.json)
-            replies.append(reply)
+        screen = Screen()
+        if request.response is not ResponseType.NONE:
+            screen.wait(request.topic, expect, timeout)
+        try:
+            for reply in producer.replies(request, expect=expect, timeout=timeout):
+                _show(reply, screen, as_json=options.json)
+                replies.append(reply)
+        finally:
+            screen.close()
     if request.response is ResponseType.NONE:
         return 0
     return _verdict(replies, request.response, expect, timeout)
@@ -199,11 +210,15 @@ def _command(options: argparse.Namespace) -> Tree:
     return command
 
 
-def _show(reply: Reply, *, as_json: bool) -> None:
-    print(to_json(reply_object(reply)) if as_json else reply_line(reply), flush=True)  # noqa: T201 - what the program is for
-    if not as_json:
-        for warning in reply.warnings:
-            _warn(f"{reply.sender or '?'}: {warning}")
+def _show(reply: Reply, screen: Screen, *, as_json: bool) -> None:
+    if as_json:
+        screen.clear()
+        print(to_json(reply_object(reply)), flush=True)  # noqa: T201 - what the program is for
+        return
+    screen.show(reply)
+    for warning in reply.warnings:
+        screen.clear()
+        _warn(f"{reply.sender or '?'}: {warning}")
 
 
 def _verdict(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from oc2d.language.codec import Encoding
 from oc2d.language.vocabulary import Action, Feature, ResponseType
@@ -141,7 +141,7 @@ def _add_response(sub: argparse.ArgumentParser, allowed: tuple[ResponseType, ...
     names = ", ".join(kind.value for kind in allowed)
     sub.add_argument(
         "--response",
-        type=_enum(allowed),
+        type=_OneOf(allowed),
         metavar="KIND",
         help=f"which responses to ask for: {names} (default: complete)",
     )
@@ -201,7 +201,10 @@ def _common() -> _Parser:
     link.add_argument("--namespace", metavar="LEVELS", help="what stands before every topic")
     output = common.add_argument_group("messages")
     output.add_argument(
-        "--encoding", type=_enum(tuple(Encoding)), metavar="KIND", help="json, cbor or cbor-concise"
+        "--encoding",
+        type=_OneOf(tuple(Encoding)),
+        metavar="KIND",
+        help="json, cbor or cbor-concise",
     )
     output.add_argument(
         "--timeout", type=_seconds, metavar="SECONDS", help="how long to wait (default: 5)"
@@ -217,15 +220,17 @@ def _common() -> _Parser:
     return common
 
 
-def _enum(allowed: tuple[_E, ...]) -> Callable[[str], _E]:
-    def read(text: str) -> _E:
-        for member in allowed:
-            if member.value == text:
-                return member
-        names = ", ".join(member.value for member in allowed)
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {names}")
+class _OneOf(Generic[_E]):
+    """Reads one of these members; `names` are their values, for completion."""
 
-    return read
+    def __init__(self, allowed: tuple[_E, ...]) -> None:
+        self._members = {str(member.value): member for member in allowed}
+        self.names = tuple(self._members)
+
+    def __call__(self, text: str) -> _E:
+        if text not in self._members:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(self.names)}")
+        return self._members[text]
 
 
 def _broker(text: str) -> tuple[str, int | None]:

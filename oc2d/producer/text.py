@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from typing import Any
 
 from oc2d.engine.ports import Inbound
@@ -31,10 +32,15 @@ def to_json(tree: Tree) -> str:
     return json.dumps(tree, default=lambda octets: Binary(octets).tree(Encoding.JSON))
 
 
-def reply_line(reply: Reply) -> str:
-    """Describe a reply: who, status, text, what profiles report; features on lines of their own."""
+def reply_line(reply: Reply, width: int = 0, paint: Callable[[str], str] = str) -> str:
+    """Describe a reply: who, status, text, what profiles report; features on lines of their own.
+
+    `width` is that of the first column; `paint` colours the status.
+    """
     results = reply.results
-    parts = [reply.sender or "?", "no status" if reply.status is None else str(reply.status)]
+    who = printable(reply.sender or "?").ljust(width)
+    status = paint("no status" if reply.status is None else str(reply.status))
+    parts = []
     if reply.status_text:
         parts.append(reply.status_text)
     lines: list[str] = []
@@ -43,7 +49,8 @@ def reply_line(reply: Reply) -> str:
         lines = [line for name in _FEATURES if name in results for line in _feature(name, results)]
     elif results is not None:
         parts.append(to_json(results))
-    return "\n".join(map(printable, ("  ".join(parts), *lines)))
+    said = "  ".join([who, status, *map(printable, parts)])
+    return "\n".join([said, *map(printable, lines)])
 
 
 def _own(name: str, own: Tree) -> str:

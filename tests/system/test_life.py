@@ -9,10 +9,14 @@ import signal
 import socket
 import ssl
 import threading
+import time
+from urllib.request import urlopen
 
 import pytest
 
-from tests.consumer import allow, delete, deny, query, tool
+from tests.conftest import free_port
+from tests.consumer import OC2D, allow, delete, deny, query, tool
+from tests.terminal import Terminal
 from tests.waiting import wait_until
 
 DRY = {"backend": "dry-run"}
@@ -137,13 +141,17 @@ def test_sighup_takes_a_new_password_and_keeps_the_old_link_when_the_change_is_w
     zulu.tables["broker"]["keep_alive"] = 77
     zulu.tables["broker"]["response_topic"] = "both"
     zulu.tables["policy"] = {"max_age": 5}
+    zulu.tables[""]["from"] = "another name"
     zulu.write_config()
     zulu.signal(signal.SIGHUP)
     wait_until(lambda: zulu.entries("restart_needed"))
-    assert zulu.entries("restart_needed")[-1]["sections"] == [
-        "policy",
+    assert zulu.entries("restart_needed")[-1]["keys"] == ["from"]
+    assert zulu.entries("reloaded")[-1]["changed"] == [
+        "broker.keep_alive",
         "broker.response_topic",
+        "policy.max_age",
     ]
+    assert zulu.told()["restart_needed"] == ["from"]
     wait_until(lambda: zulu.told()["link"]["since"] != before["since"])
     zulu.until_subscribed()
     assert "k77, u'fw-7')" in host.broker.log.read_text()
@@ -350,3 +358,101 @@ def test_a_start_that_cannot_work_says_why_and_ends_with_1(host):
     assert done.returncode == 1
     assert "state.directory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# -- what counts without a restart
+
+
+def test_limits_policy_dialect_and_topics_count_from_the_reload_on(make_broker_host):
+    host = make_broker_host(isolated=False)
+    zulu = host.consumer(actuators_slpf=DRY, **{"actuators_x-log": {"profiles": ["x-log"]}}).start()
+    soc = host.producer()
+    assert soc.ask(query("rate_limit")).status == 200
+    assert soc.ask({"action": "scan", "target": {"uri": "a:b"}}).status == 200
+    since = zulu.told()["link"]["since"]
+
+    def reload(count):
+        zulu.write_config()
+        zulu.signal(signal.SIGHUP)
+        wait_until(lambda: len(zulu.entries("reloaded")) == count)
+
+    zulu.tables["limits"] = {"rate_per_minute": 5}
+    zulu.tables["policy"] = {"order": ["x-log", "slpf"]}
+    zulu.tables["compat"] = {"strict_cidr": True}
+    zulu.tables["actuators.x-log"] |= {"timeout": 7, "profiles": ["x-other"]}
+    reload(1)
+    told = soc.ask(query("rate_limit", "profiles")).response["results"]
+    assert told == {"rate_limit": 5, "profiles": ["x-log", "slpf"]}
+    assert soc.ask(deny("10.1.2.3/8")).status == 400
+    assert zulu.told()["restart_needed"] == ["actuators.x-log.profiles"]
+    assert zulu.told()["link"]["since"] == since  # no reason for another connection
+
+    zulu.tables["policy"]["producers"] = ["somebody else"]
+    zulu.tables["actuators.x-log"]["profiles"] = ["x-log"]
+    reload(2)
+    assert soc.ask(query()).status == 403
+    assert zulu.told()["restart_needed"] == []
+    assert len(zulu.entries("restart_needed")) == 1
+
+    zulu.tables["policy"]["producers"] = "nonsense"
+    zulu.tables["limits"] = {}
+    zulu.write_config()
+    zulu.signal(signal.SIGHUP)
+    wait_until(lambda: zulu.entries("reload_refused"))
+    assert soc.ask(query()).status == 403
+
+
+def test_the_last_commands_are_shown_with_their_time(zulu, soc):
+    before = time.time() * 1000
+    soc.ask(query())
+    wait_until(lambda: zulu.told()["engine"]["last"])
+    assert before <= zulu.told()["engine"]["last"][-1]["at"] <= time.time() * 1000
+    assert f"    {time.gmtime().tm_year}-" in zulu.run("status").stdout
+
+
+def test_the_first_line_says_who_we_are_where_and_for_what(zulu, host):
+    first = zulu.entries()[0]
+    assert first["event"] == "starting"
+    assert first["device_id"] == first["sender"] == "zulu"
+    assert first["broker"] == f"127.0.0.1:{host.broker.port}"
+    assert first["profiles"] == ["slpf", "x-log"]
+    assert "oc2/cmd/device/zulu" in first["topics"]
+    assert zulu.entries("started")[0]["seconds"] < 20
+
+
+def test_the_foreground_has_colours_on_a_terminal(host):
+    fore = host.consumer("colours", actuators_slpf=DRY)
+    fore.write_config()
+    shown = Terminal(*OC2D, "--foreground", "--config", str(fore.config))
+    try:
+        shown.until("started")
+        shown.process.send_signal(signal.SIGINT)
+        assert shown.process.wait(20) == 0
+        lines = shown.read().splitlines()
+    finally:
+        shown.close()
+    first = next(line for line in lines if "starting" in line)
+    assert "\x1b[" in first
+    assert "colours" in first
+
+
+def test_a_monitor_sees_what_was_commanded(make_broker_host):
+    host = make_broker_host(isolated=False)
+    port = free_port()
+    zulu = host.consumer(actuators_slpf=DRY, metrics={"listen": f"127.0.0.1:{port}"}).start()
+    soc = host.producer()
+    assert soc.ask(deny("10.0.0.1")).status == 200
+
+    def told():
+        with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            return answer.read().decode().splitlines()
+
+    wait_until(lambda: 'oc2d_commands_total{profile="slpf",action="deny",status="200"} 1' in told())
+    lines = told()
+    assert "oc2d_connected 1" in lines
+    assert "oc2d_command_duration_seconds_count 1" in lines
+    assert 'oc2d_actuator_value{profile="slpf",name="count"} 1' in lines
+    assert 'oc2d_actuator_value{profile="slpf",name="kernel_refusals"} 0' in lines
+    (size,) = [line.split()[1] for line in lines if line.startswith("oc2d_journal_bytes ")]
+    assert int(size) > 4096
+    assert zulu.stop() == 0

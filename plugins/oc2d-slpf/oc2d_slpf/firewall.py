@@ -23,6 +23,8 @@ class Firewall:
         self._doubtful = True  # the filter may hold something else than we think
         self.tiers = Tiers()
         self.permits: frozenset[Permit] = frozenset()
+        self.refusals = 0
+        """Changes that the packet filter refused, ever."""
 
     def check(self) -> None:
         """Raise `StateError` when the filter cannot be used here; changes nothing."""
@@ -80,6 +82,7 @@ class Firewall:
             try:
                 self._backend.apply(steps)
             except BackendError as error:
+                self.refusals += 1
                 # most likely somebody else flushed or changed our table: load it as it should be
                 _log.warning("slpf_change_refused", error=str(error))
             else:
@@ -88,5 +91,9 @@ class Firewall:
 
     def _replace(self) -> None:
         self._doubtful = True
-        self._backend.replace([*self.permits, *self.tiers.operations()])
+        try:
+            self._backend.replace([*self.permits, *self.tiers.operations()])
+        except BackendError:
+            self.refusals += 1
+            raise
         self._doubtful = False

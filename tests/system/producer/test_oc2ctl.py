@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from oc2d.producer.client import Producer
 from oc2d.producer.messages import command_topic
 from oc2d.producer.settings import load_settings
 from tests.peer import Peer, ack, short
+from tests.terminal import Terminal
 from tests.waiting import wait_until
 
 RSP = "oc2/rsp"
@@ -454,3 +456,72 @@ def test_the_program_ends_at_once_and_on_interrupt(broker, consumer, tmp_path) -
     _, err = watch.communicate(timeout=10)
     assert watch.returncode == 0
     assert b"Traceback" not in err
+
+
+# -- for people
+
+
+@pytest.fixture
+def terminal(broker) -> Iterator[Callable[..., Terminal]]:
+    """Run oc2ctl on a terminal."""
+    made: list[Terminal] = []
+
+    def start(line: str, **environment: str) -> Terminal:
+        words = [*line.split(), "--broker", f"127.0.0.1:{broker.port}", "--no-tls"]
+        program = "import sys; from oc2d.producer.cli import main; sys.exit(main())"
+        made.append(Terminal(sys.executable, "-c", program, *words, **environment))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+def plain(text: str) -> str:
+    """What is left on the screen: without colours and erased lines."""
+    text = re.sub(r"\x1b\[\d+m", "", text).replace("\r\n", "\n")
+    return re.sub(r"[^\n]*\r\x1b\[K", "", text)
+
+
+def test_on_a_terminal_replies_are_rows_in_colour_and_it_says_what_it_waits_for(
+    broker, consumer, terminal
+) -> None:
+    consumer(broker.port, answering(OK))
+    consumer(broker.port, answering(BAD, sender="a-longer-name"), client_id="other")
+    shown = terminal("deny ipv4_net 203.0.113.0/24 --all --expect 3 --timeout 60")
+    shown.until("501")
+    shown.until("200")
+    assert "oc2/cmd/all: waiting for 3 responses, 60 s at most" in shown.read()
+    shown.process.send_signal(signal.SIGINT)
+    assert shown.process.wait(10) == 1
+    text = shown.read()
+    assert "\x1b[32m200\x1b[0m" in text
+    assert "\x1b[31m501\x1b[0m" in text
+    rows = plain(text).splitlines()
+    assert rows[1] == "FROM      STATUS"
+    assert {row.split()[0] for row in rows[2:4]} == {"fw-7", "a-longer-name"}
+    assert "2 responses: " in rows[4]
+    assert "waiting" not in plain(text)
+
+
+def test_without_colours_where_they_are_not_wanted(broker, consumer, terminal) -> None:
+    consumer(broker.port, answering(OK))
+    shown = terminal(DENY, NO_COLOR="1")
+    shown.until("rule_number=999")
+    assert shown.process.wait(10) == 0
+    assert not re.search(r"\x1b\[\d*m", shown.read())
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ("--username soc --password-file {}/none", "broker.password_file"),
+        ("--ca-file {}/none", "broker.ca_file"),
+    ],
+)
+def test_a_secret_or_tls_file_that_cannot_be_read_is_a_wrong_configuration(
+    tmp_path, capsys, options, path
+) -> None:
+    words = f"{DENY} --broker 127.0.0.1:1 {options.format(tmp_path)}".split()
+    assert main(words) == 78
+    assert f"oc2ctl: {path}: cannot read {tmp_path}/none" in capsys.readouterr().err

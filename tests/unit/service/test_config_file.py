@@ -276,7 +276,7 @@ def test_tls_keys_without_tls_are_errors(wrong, line):
         ("keep_alive = 3", "keep_alive", "belongs to [broker]"),
         ("[brokr]", "brokr", "did you mean broker?"),
         ("[limits]\nqeue = 3", "limits.qeue", "did you mean queue?"),
-        ("[metrics]\na = 1", "metrics", "unknown key"),
+        ("[mqtt]\na = 1", "mqtt", "unknown key"),
         ("[policy]\ndevice_id = 'x'", "policy.device_id", "belongs above all tables"),
     ],
 )

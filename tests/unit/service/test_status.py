@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import json
+import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 
@@ -47,6 +51,31 @@ def test_the_socket_is_for_owner_and_group_only(serve):
     path = serve()
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     assert [entry.name for entry in path.parent.iterdir()] == [SOCKET_NAME]
+
+
+@pytest.mark.root
+def test_the_group_of_the_directory_may_ask_and_nobody_else(serve, tmp_path):
+    path = serve()
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    tmp_path.chmod(0o750)
+    group, stranger = 12, 13  # any but our own; they need no name
+    os.chown(tmp_path, 0, group)
+    os.chown(path, 0, group)
+
+    def asks(groups):
+        program = (
+            "import os, pathlib, sys; from oc2d.status import fetch\n"
+            f"os.setgroups({groups}); os.setgid({stranger}); os.setuid(65534)\n"
+            "print(fetch(pathlib.Path(sys.argv[1])))"
+        )
+        command = [sys.executable, "-c", program, str(path)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert asks([group]).stdout == "{'pid': 1}\n"
+    refused = asks([]).stderr
+    assert "no permission to ask oc2d" in refused
+    assert f"a member of the group {grp.getgrgid(group).gr_name}" in refused
 
 
 def test_clients_that_are_silent_or_slow_delay_nobody(serve):

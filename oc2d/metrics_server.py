@@ -1,0 +1,108 @@
+"""Gives the metrics to a monitor of this host: HTTP on loopback or on a Unix socket."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import socketserver
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from oc2d.errors import StateError
+from oc2d.metrics import CONTENT_TYPE
+
+__all__ = ["METRICS_FAILED", "MetricsServer"]
+
+#: The answer to a monitor could not be made: `error`.
+METRICS_FAILED = "metrics_failed"
+
+_MODE = 0o660
+_PATIENCE = 2.0  # seconds a client has to ask and to read
+_FAILED = 500
+
+
+class MetricsServer:
+    """Answers `GET /metrics` at `listen` (`127.0.0.1:9464`, `unix:PATH`) from `start` to `stop`.
+
+    One client after the other: each has two seconds. `tell` is called for each, on a thread of
+    its own.
+    """
+
+    def __init__(self, listen: str, tell: Callable[[], str]) -> None:
+        self._listen = listen
+        self._tell = tell
+        self._undo = ExitStack()
+
+    def start(self) -> None:
+        """Begin to answer. Raises StateError."""
+        try:
+            server = self._make()
+        except OSError as error:
+            raise StateError(
+                f"metrics.listen: cannot listen on {self._listen}: {error.strerror or error}"
+            ) from error
+        self._undo.callback(server.server_close)
+        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread.start()
+        self._undo.callback(thread.join)
+        self._undo.callback(server.shutdown)
+
+    def stop(self) -> None:
+        """Stop answering."""
+        self._undo.close()
+
+    def _make(self) -> socketserver.BaseServer:
+        handler = _handler(self._tell)
+        if self._listen.startswith("unix:"):
+            path = Path(self._listen.removeprefix("unix:"))
+            if path.is_socket():  # a daemon that was killed left it there
+                path.unlink()
+            server = _UnixServer(str(path), handler)
+            path.chmod(_MODE)
+            self._undo.callback(path.unlink, missing_ok=True)
+            return server
+        host, _, port = self._listen.rpartition(":")
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        kind = type("Server", (_TcpServer,), {"address_family": family})
+        made: socketserver.TCPServer = kind((host.strip("[]"), int(port)), handler)
+        return made
+
+
+class _TcpServer(socketserver.TCPServer):
+    allow_reuse_address = True
+    request_queue_size = 16
+
+
+class _UnixServer(socketserver.UnixStreamServer):
+    request_queue_size = 16
+
+
+def _handler(tell: Callable[[], str]) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        timeout = _PATIENCE
+
+        def do_GET(self) -> None:
+            if self.path.partition("?")[0] != "/metrics":
+                self.send_error(404, "only /metrics is here")
+                return
+            try:
+                body = tell().encode()
+            except Exception as error:  # noqa: BLE001 - plugins contribute; the next may fare better
+                structlog.get_logger().exception(METRICS_FAILED)
+                self.send_error(_FAILED, f"cannot tell the state: {type(error).__name__}")
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", CONTENT_TYPE)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:  # noqa: ANN401 - http.server's
+            """Nothing: who asks is of no interest."""
+
+    return Handler

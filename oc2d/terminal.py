@@ -1,0 +1,21 @@
+"""Colours for people: on a terminal that has them, unless NO_COLOR is set (https://no-color.org)."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal, TextIO
+
+__all__ = ["Colour", "has_colours", "painted"]
+
+Colour = Literal["bold", "dim", "red", "green", "yellow"]
+_CODES: dict[Colour, int] = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33}
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Tell whether to write colours to `stream`."""
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def painted(text: str, colour: Colour, stream: TextIO) -> str:
+    """Return `text` as it is to be written to `stream`."""
+    return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if has_colours(stream) else text

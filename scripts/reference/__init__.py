@@ -1,0 +1,1 @@
+"""What scripts/manuals is made of."""
