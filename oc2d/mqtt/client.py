@@ -27,6 +27,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from oc2d.mqtt.framing import whole
 from oc2d.mqtt.properties import Delivery, decode_publish
 from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import ServerLimits
@@ -214,6 +215,8 @@ class Link(paho.Client):
         self._packets = []
         while self._at < len(self._buffer) and len(self._packets) < most:
             try:
+                if self._packet_whole():
+                    continue
                 # paho's framing: it asks _sock_recv for bytes and calls _packet_handle
                 rc = self._packet_read()
             except MalformedPacket as error:
@@ -221,6 +224,18 @@ class Link(paho.Client):
             if rc not in {MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_AGAIN}:
                 raise LinkLost("malformed packet from the broker", _MALFORMED)
         return self._packets
+
+    def _packet_whole(self) -> bool:
+        """Decode one packet without paho's framing, if it is small and all of it is here."""
+        most = self.settings.maximum_packet_size
+        if self._in_packet["command"] or not (found := whole(self._buffer, self._at, most)):
+            return False
+        first, (start, self._at) = self._buffer[self._at], found
+        try:
+            self._handle(first, self._buffer[start : self._at])
+        except MalformedPacket as error:
+            raise LinkLost(f"malformed packet from the broker: {error}", _MALFORMED) from error
+        return True
 
     def _sock_recv(self, bufsize: int) -> bytes:
         """Feed paho from our buffer in place of the socket."""
@@ -241,14 +256,14 @@ class Link(paho.Client):
 
     def _packet_handle(self) -> MQTTErrorCode:
         """Decode one packet in place of paho's handlers, which act on it at once."""
-        first = self._in_packet["command"]
-        body = bytes(self._in_packet["packet"])
-        kind = first >> 4
+        self._handle(self._in_packet["command"], bytes(self._in_packet["packet"]))
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _handle(self, first: int, body: bytes) -> None:
         try:
-            self._packets.append(self._decode(kind, first, body))
+            self._packets.append(self._decode(first >> 4, first, body))
         except (ValueError, struct.error) as error:
             raise MalformedPacket(str(error)) from error
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _decode(self, kind: int, first: int, body: bytes) -> Packet:
         if kind == PacketTypes.PUBLISH:

@@ -7,9 +7,9 @@ its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
+import msgspec
 import structlog
 from paho.mqtt.packettypes import PacketTypes
 
@@ -347,7 +347,7 @@ class Conversation:
         _log.error(events.RESPONSE_TOO_LARGE, handle=message.handle, size=len(packet), maximum=most)
         shorter = self._shorten(message, room) if self._shorten is not None and room > 0 else None
         if shorter is not None:
-            entry.message = replace(shorter, handle=message.handle)
+            entry.message = msgspec.structs.replace(shorter, handle=message.handle)
             packet = self._packet(entry)
             if len(packet) <= most:
                 return packet
