@@ -25,8 +25,9 @@ from collections.abc import Callable
 from oc2d_slpf.backend import Backend
 from oc2d_slpf.iptables import Iptables
 from oc2d_slpf.nftables import Nftables
+from oc2d_slpf.operations import Change
 from oc2d_slpf.rules import Rule, Shape, Verdict
-from oc2d_slpf.tiers import Change, Tiers
+from oc2d_slpf.tiers import Tiers
 
 BACKENDS: dict[str, Callable[[], Backend]] = {"iptables": Iptables, "nftables": Nftables}
 END = "table inet end { chain output { type filter hook output priority 10; policy drop; }; }\n"

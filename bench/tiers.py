@@ -25,9 +25,10 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from oc2d_slpf.nftables import Nftables
+from oc2d_slpf.operations import AddKeys, AddRanks, Change, DropKeys
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
 from oc2d_slpf.store import Entry, Store
-from oc2d_slpf.tiers import AddKeys, AddRanks, Change, DropKeys, Tiers
+from oc2d_slpf.tiers import Tiers
 
 ALLOW, DENY = Verdict.ALLOW, Verdict.DROP
 TEN = 10 << 24

@@ -9,8 +9,8 @@ from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
 from oc2d.actuator import Endpoint
+from oc2d_slpf.operations import Operation
 from oc2d_slpf.rules import Verdict
-from oc2d_slpf.tiers import Operation
 
 __all__ = ["Backend", "BackendError", "Permit", "Step", "Unpermit", "permits"]
 

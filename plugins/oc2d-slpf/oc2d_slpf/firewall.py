@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterable
 import structlog
 
 from oc2d_slpf.backend import Backend, BackendError, Permit, Step, Unpermit
+from oc2d_slpf.operations import Change
 from oc2d_slpf.rules import Alike, Verdict
-from oc2d_slpf.tiers import Change, Tiers
+from oc2d_slpf.tiers import Tiers
 
 __all__ = ["Firewall"]
 

@@ -20,8 +20,8 @@ from zlib import crc32
 
 from oc2d_slpf.backend import Permit, Step, Unpermit
 from oc2d_slpf.iptables_guard import Guarded, with_ports
+from oc2d_slpf.operations import AddKeys, DropKeys, DropSet, DropTier, Fill, MakeSet, Order, SetId
 from oc2d_slpf.rules import PORT_PROTOCOLS, Direction, Key, Shape, Verdict, unpack
-from oc2d_slpf.tiers import AddKeys, DropKeys, DropSet, DropTier, Fill, MakeSet, Order, SetId
 
 __all__ = ["HOOKS", "Chains", "Held", "tests"]
 

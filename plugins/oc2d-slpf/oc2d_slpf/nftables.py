@@ -16,9 +16,9 @@ from oc2d.errors import StateError
 from oc2d_slpf import comparison, management, objects
 from oc2d_slpf.backend import BackendError, Step
 from oc2d_slpf.netlink import Message, Netlink, NetlinkError, attributes
+from oc2d_slpf.operations import DropTier, Fill, MakeRanks
 from oc2d_slpf.rules import Network, Verdict
 from oc2d_slpf.ruleset import render
-from oc2d_slpf.tiers import DropTier, Fill, MakeRanks
 from oc2d_slpf.watch import Watch
 
 __all__ = ["Nftables"]

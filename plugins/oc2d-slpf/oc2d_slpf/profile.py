@@ -28,10 +28,10 @@ from oc2d_slpf.firewall import Firewall
 from oc2d_slpf.guard import Guard
 from oc2d_slpf.inspection import shown
 from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, OPTION, Args, Results, RuleNumber
+from oc2d_slpf.operations import Change
 from oc2d_slpf.rules import Rule, Verdict, alike, encode
 from oc2d_slpf.specifiers import Here, Specifiers
 from oc2d_slpf.store import Entry, Outcome, Store, StoreError
-from oc2d_slpf.tiers import Change
 
 __all__ = ["Slpf"]
 

@@ -22,18 +22,7 @@ from oc2d_slpf.expressions import ACCEPT, DROP, Base, Meta, jump, load, lookup, 
 from oc2d_slpf.management import DECEIVE
 from oc2d_slpf.names import LISTS, SIDES, set_name, tier_chain
 from oc2d_slpf.netlink import Message
-from oc2d_slpf.packet import (
-    ADDRESS,
-    DESTINATION,
-    SOURCE,
-    TYPE_ADDRESS,
-    TYPE_INET_PROTOCOL,
-    TYPE_INET_SERVICE,
-    family,
-    masked_address,
-)
-from oc2d_slpf.rules import Key, Shape, Verdict
-from oc2d_slpf.tiers import (
+from oc2d_slpf.operations import (
     AddKeys,
     AddRanks,
     DropKeys,
@@ -48,6 +37,17 @@ from oc2d_slpf.tiers import (
     Order,
     SetId,
 )
+from oc2d_slpf.packet import (
+    ADDRESS,
+    DESTINATION,
+    SOURCE,
+    TYPE_ADDRESS,
+    TYPE_INET_PROTOCOL,
+    TYPE_INET_SERVICE,
+    family,
+    masked_address,
+)
+from oc2d_slpf.rules import Key, Shape, Verdict
 
 __all__ = ["render"]
 

@@ -18,13 +18,7 @@ from oc2d_slpf.arrangement import Arrangement
 from oc2d_slpf.building import build
 from oc2d_slpf.making_room import disentangle, dissolve, tidy
 from oc2d_slpf.operations import (
-    AddKeys,
-    AddRanks,
     Change,
-    DropKeys,
-    DropRanks,
-    DropSet,
-    DropTier,
     Fill,
     FillRanks,
     MakeRanks,
@@ -39,24 +33,7 @@ from oc2d_slpf.ranks import is_wide
 from oc2d_slpf.rules import Alike, Rule, alike
 from oc2d_slpf.tier import Tier
 
-__all__ = [
-    "AddKeys",
-    "AddRanks",
-    "Change",
-    "DropKeys",
-    "DropRanks",
-    "DropSet",
-    "DropTier",
-    "Fill",
-    "FillRanks",
-    "MakeRanks",
-    "MakeSet",
-    "MakeTier",
-    "Operation",
-    "Order",
-    "SetId",
-    "Tiers",
-]
+__all__ = ["Tiers"]
 
 
 class Tiers:

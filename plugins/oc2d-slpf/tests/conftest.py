@@ -27,9 +27,7 @@ from oc2d_slpf import Slpf, resolvers
 from oc2d_slpf.backend import BackendError, Permit, Unpermit
 from oc2d_slpf.iptables_tools import Family
 from oc2d_slpf.language import Args
-from oc2d_slpf.rules import PORT_PROTOCOLS, Direction, Verdict, encode
-from oc2d_slpf.specifiers import Specifiers
-from oc2d_slpf.tiers import (
+from oc2d_slpf.operations import (
     AddKeys,
     AddRanks,
     DropKeys,
@@ -44,6 +42,8 @@ from oc2d_slpf.tiers import (
     Order,
     SetId,
 )
+from oc2d_slpf.rules import PORT_PROTOCOLS, Direction, Verdict, encode
+from oc2d_slpf.specifiers import Specifiers
 
 _keys = itertools.count(1)
 LISTS = {

@@ -22,8 +22,9 @@ from oc2d_slpf import Slpf
 from oc2d_slpf.backend import BackendError, Permit
 from oc2d_slpf.iptables import Iptables
 from oc2d_slpf.iptables_tools import families
+from oc2d_slpf.operations import Change
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
-from oc2d_slpf.tiers import Change, Tiers
+from oc2d_slpf.tiers import Tiers
 
 pytestmark = pytest.mark.root
 

@@ -23,9 +23,10 @@ from oc2d_slpf.netlink import (
     u32,
 )
 from oc2d_slpf.nftables import Nftables
+from oc2d_slpf.operations import AddKeys, Change, DropKeys, SetId
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
 from oc2d_slpf.ruleset import render
-from oc2d_slpf.tiers import AddKeys, Change, DropKeys, SetId, Tiers
+from oc2d_slpf.tiers import Tiers
 
 
 def test_an_attribute_is_length_type_payload_and_padding():

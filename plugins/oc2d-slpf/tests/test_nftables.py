@@ -13,8 +13,9 @@ import pytest
 from oc2d.errors import StateError
 from oc2d_slpf.backend import BackendError
 from oc2d_slpf.nftables import Nftables
+from oc2d_slpf.operations import AddKeys, Change, SetId
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
-from oc2d_slpf.tiers import AddKeys, Change, SetId, Tiers
+from oc2d_slpf.tiers import Tiers
 
 pytestmark = pytest.mark.root
 

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 
 from oc2d.actuator import Endpoint
+from oc2d_slpf.operations import Change
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
-from oc2d_slpf.tiers import Change
 
 pytestmark = [pytest.mark.root, pytest.mark.req("SLPF-14", "SLPF-31", "SLPF-38")]
 

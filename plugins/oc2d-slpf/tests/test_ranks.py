@@ -10,8 +10,9 @@ from ipaddress import ip_network
 import pytest
 
 from oc2d_slpf.nftables import Nftables
+from oc2d_slpf.operations import Change
 from oc2d_slpf.rules import MAX_NUMBER, Direction, Match, Rule, Verdict, encode
-from oc2d_slpf.tiers import Change, Tiers
+from oc2d_slpf.tiers import Tiers
 
 pytestmark = pytest.mark.root
 

@@ -23,8 +23,9 @@ import oc2d_slpf.overlap
 import oc2d_slpf.ranks
 import oc2d_slpf.tier
 from oc2d_slpf.arrangement import Arrangement
+from oc2d_slpf.operations import AddKeys, AddRanks, Change, DropKeys, FillRanks, Order
 from oc2d_slpf.rules import Direction, Match, Rule, Shape, Verdict, decode, describe, encode
-from oc2d_slpf.tiers import AddKeys, AddRanks, Change, DropKeys, FillRanks, Order, Tiers
+from oc2d_slpf.tiers import Tiers
 
 # few values, so that rules meet each other and packets meet rules
 ADDRESSES = {
