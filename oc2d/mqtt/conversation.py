@@ -15,19 +15,10 @@ from paho.mqtt.packettypes import PacketTypes
 
 from oc2d.engine.ports import Inbound, Intake, Outgoing, Token
 from oc2d.mqtt import events
-from oc2d.mqtt.client import (
-    PROTOCOL_ERROR,
-    Ack,
-    Connack,
-    Kind,
-    Link,
-    LinkLost,
-    Packet,
-    Suback,
-    reason_text,
-)
+from oc2d.mqtt.client import PROTOCOL_ERROR, Link, LinkLost
 from oc2d.mqtt.inbox import Inbox
 from oc2d.mqtt.outbox import Entry, Outbox, Stage
+from oc2d.mqtt.packets import Ack, Connack, Kind, Packet, Suback, reason_text
 from oc2d.mqtt.properties import Delivery, encode_publish, properties
 from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import ServerLimits
