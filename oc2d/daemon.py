@@ -129,6 +129,8 @@ class Daemon:
             link_resolving=consumer.link_resolving,
             link_changing=lambda addresses: consumer.link_changing(_endpoints(addresses)),
             link_changed=lambda addresses: consumer.link_changed(_endpoints(addresses)),
+            connected=lambda _: notifier.status(self._summary()),
+            disconnected=lambda _: notifier.status(self._summary()),
         )
         self._session = Session(self._link, consumer.engine, observer, consumer.answers.shorten)
         self._status = StatusServer(directories.runtime, self.snapshot)
@@ -155,7 +157,7 @@ class Daemon:
         if self._metrics:
             self._metrics.start()
         _log.info(STARTED, seconds=round(time.monotonic() - begun, 3))
-        self._notifier.ready(f"running; broker {config.broker.host}:{config.broker.port}")
+        self._notifier.ready(self._summary())
 
     def serve(self) -> None:
         """Wait for signals; feed the watchdog as long as every part makes progress."""
@@ -205,8 +207,14 @@ class Daemon:
 
     def _summary(self) -> str:
         link = self._session.status()
-        state = "connected to" if link.connected else f"not connected ({link.last_error}) to"
-        return f"{state} {link.broker}; {self._consumer.queued} commands waiting"
+        if link.connected:
+            state = f"connected to {link.broker}"
+        elif link.last_error is None:
+            state = f"connecting to {link.broker}"
+        else:
+            reason = link.last_error.removeprefix(f"{link.broker}: ")
+            state = f"not connected to {link.broker}: {reason}"
+        return f"{state}; {self._consumer.queued} commands waiting"
 
     def _reload(self) -> None:
         """Read the configuration and the TLS files again; a bad one changes nothing (SIGHUP)."""
