@@ -85,8 +85,8 @@ def _renderers(mode: Format, stream: TextIO, native: bool) -> list[Processor]:  
     if mode == "journal":
         return [_printable, _to_line if not _is_journal(stream) else _to_priority_line]
     if has_colours(stream):
-        return [_printable, structlog.dev.ConsoleRenderer(sort_keys=False)]
-    return [_printable, _to_plain_line]  # a fifth of the time
+        return [_printable, _for_people, structlog.dev.ConsoleRenderer(sort_keys=False)]
+    return [_printable, _for_people, _to_plain_line]  # a fifth of the time
 
 
 class _Sink:
@@ -234,6 +234,15 @@ def _printable(_logger: object, _method: str, event: _Event) -> _Event:
                 for char in value
             )
     return event
+
+
+def _for_people(_logger: object, _method: str, event: _Event) -> _Event:
+    """Leave out what tells a reader nothing: an echo, what is absent, what is usual."""
+    if event.get("command_id") == event.get("request_id"):
+        event.pop("command_id", None)
+    if event.get("duplicate") is False:
+        del event["duplicate"]
+    return {key: value for key, value in event.items() if value is not None}
 
 
 class _Forward(logging.Handler):
