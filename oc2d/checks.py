@@ -66,6 +66,7 @@ def prepare(path: Path, registry: Registry | None = None, *, by_hand: bool = Fal
         ]
         warnings += _link_warnings(findings.broker)
         warnings += _credential_warnings(unread, kept)
+        warnings += _kept_from_the_service(findings.broker, kept) if by_hand else ()
     if findings.config is None or problems:
         raise ConfigError(tuple(problems))
     return Prepared(findings.config, registry, attempt.loaded, tuple(warnings))
@@ -75,11 +76,15 @@ def _unreadable_credentials(broker: Broker) -> dict[str, str]:
     """Find the secrets that only systemd can give us, when it did not start us."""
     if "CREDENTIALS_DIRECTORY" in os.environ:
         return {}
+    return {path: name for path, name in _secrets(broker).items() if "/" not in name}
+
+
+def _secrets(broker: Broker) -> dict[str, str]:
     names = {
         "broker.password_file": broker.password_file,
         "broker.key_password_file": broker.key_password_file,
     }
-    return {path: name for path, name in names.items() if name is not None and "/" not in name}
+    return {path: name for path, name in names.items() if name is not None}
 
 
 def _credential_problems(unread: dict[str, str], kept: Path) -> Iterator[Problem]:
@@ -102,6 +107,13 @@ def _credential_warnings(unread: dict[str, str], kept: Path) -> Iterator[Problem
             yield Problem(path, f"there is no {kept / name}, where the service has it from")
         else:
             yield Problem(path, f"not checked: only the service has the credential {name!r}")
+
+
+def _kept_from_the_service(broker: Broker, kept: Path) -> Iterator[Problem]:
+    """Find paths into the directory that is root's alone: by hand they can be read."""
+    for path, name in _secrets(broker).items():
+        if "/" in name and Path(name).parent == kept:
+            yield Problem(path, f"the service cannot read {name}: it has it as {Path(name).name!r}")
 
 
 def _name_warnings(broker: Broker) -> Iterator[Problem]:

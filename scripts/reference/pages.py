@@ -176,6 +176,8 @@ def daemon_page(command: Command) -> str:
                 (
                     *paragraphs("Configured, for the first time and after each change:"),
                     *code(
+                        "systemd-ask-password Password: | "
+                        "install -m 600 /dev/stdin /etc/oc2d/credentials/broker-password",
                         "oc2d check",
                         "systemctl enable oc2d",
                         "systemctl restart oc2d",

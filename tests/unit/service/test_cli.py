@@ -128,6 +128,11 @@ def test_a_credential_of_the_service_is_not_missed_by_hand(oc2d, write, tmp_path
     assert (done.returncode, "broker-password is empty" in done.stderr) == (78, True)
     (kept / "broker-password").write_text("hunter2\n")
     assert oc2d("check", "--config", path).stderr == ""
+    by_path = CONFIG + f'username = "u"\npassword_file = "{kept}/broker-password"\n' + X_LOG
+    done = oc2d("check", "--config", write(by_path))
+    assert done.returncode == 0
+    assert f"the service cannot read {kept}/broker-password: it has it as" in done.stderr
+    path = write(CONFIG + 'username = "u"\npassword_file = "broker-password"\n' + X_LOG)
     service = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert oc2d("check", "--config", path, env=service).returncode == 78
     (tmp_path / "broker-password").write_text("hunter2\n")
