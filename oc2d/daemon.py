@@ -112,6 +112,7 @@ class Daemon:
         self._link = consumer_link(config, self._profiles, self._client_id)
         self._marks = _marks(config)
         self._waiting: tuple[str, ...] = ()
+        self._refused: tuple[str, ...] = ()
         self._consumer = Consumer(
             config,
             hosted,
@@ -225,8 +226,10 @@ class Daemon:
         except ConfigError as error:
             for problem in error.problems:
                 _log.error(RELOAD_REFUSED, path=problem.path, message=problem.message)
+            self._refused = tuple(map(str, error.problems))
             self._notifier.ready("the new configuration is wrong; the old one stays in force")
             return
+        self._refused = ()
         config = applied(old, new.config)
         changes, marks = changed(old, config), _marks(config)
         self._waiting = changed(config, new.config)
@@ -279,6 +282,7 @@ class Daemon:
             "link": dataclasses.asdict(self._session.status()),
             **self._consumer.snapshot(),
             "restart_needed": list(self._waiting),
+            "reload_refused": list(self._refused),
             "warnings": [str(warning) for warning in self._prepared.warnings],
             "plugins": _hook_status(self._prepared),
         }

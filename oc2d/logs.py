@@ -40,6 +40,7 @@ _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 _SECRET = re.compile(r"password|passwd|secret|credential", re.IGNORECASE)
 _CONSTANTS = {None: "null", True: "true", False: "false"}
+_FIRST = ("status", "action", "target")  # what a person looks for in a line
 _BREAKS = re.compile(r'[ "=]')
 
 _Event = MutableMapping[str, Any]
@@ -241,12 +242,13 @@ def _printable(_logger: object, _method: str, event: _Event) -> _Event:
 
 
 def _for_people(_logger: object, _method: str, event: _Event) -> _Event:
-    """Leave out what tells a reader nothing: an echo, what is absent, what is usual."""
+    """Begin with the outcome, leave out what tells nothing: an echo, the absent, the usual."""
     if event.get("command_id") == event.get("request_id"):
         event.pop("command_id", None)
     if event.get("duplicate") is False:
         del event["duplicate"]
-    return {key: value for key, value in event.items() if value is not None}
+    first = {key: event[key] for key in _FIRST if key in event}
+    return {key: value for key, value in {**first, **event}.items() if value is not None}
 
 
 class _Forward(logging.Handler):
