@@ -47,6 +47,7 @@ _LATENESS: Final = 0.1  # seconds that a wake-up may come late
 PROTOCOL_ERROR: Final = 0x82
 _MALFORMED: Final = 0x81
 _TOO_LARGE: Final = 0x95
+_WHO_WE_ARE: Final = {4, 5, 0x86, 0x87}  # CONNACK: name or password wrong, not authorised
 
 
 class LinkLost(Exception):  # noqa: N818  an event rather than a mistake
@@ -218,6 +219,8 @@ class Link(paho.Client):
         refusal = None
         if connack.rc:
             refusal = f"the broker refused us: {connack.reason} ({int(connack.rc):#04x})"
+            if int(connack.rc) in _WHO_WE_ARE:
+                refusal += ": see broker.username and broker.password_file"
         return Connack(bool(connack.flags & 1), refusal, limits)
 
     def _limits(self, given: Properties | None) -> ServerLimits:

@@ -364,6 +364,7 @@ class Session:
             self._dial.abandon()
             self._dial = None
         self._leave(0, "reconfigured")
+        self._address = None  # it was that of the other broker, perhaps
         self._talk.configure(settings)
         self._attempt = 0
         self._next_attempt = time.monotonic()

@@ -38,6 +38,10 @@ Secret = Callable[[], "str | None"]
 _CLIENT_ID = re.compile(r"[0-9A-Za-z]{1,23}")
 _CLIENT_ID_LENGTH = 23
 _SMALLEST_PACKET_LIMIT = 1 << 20
+_WRITE_IT = (
+    "; write /etc/oc2d/credentials/{}, where the unit has it from, then restart: "
+    "systemd reads it at the start only"
+)
 
 
 def _no_secret() -> None:
@@ -174,13 +178,24 @@ def read_secret(
     try:
         text = file.read_bytes().decode()
     except OSError as error:
-        raise _bad_secret(path, f"cannot read {file}: {error.strerror}") from error
+        hint = _secret_hint(error, name, file, path)
+        raise _bad_secret(path, f"cannot read {file}: {error.strerror}{hint}") from error
     except UnicodeDecodeError:
         raise _bad_secret(path, f"{file} is not UTF-8 text") from None
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
-        raise _bad_secret(path, f"{file} is empty")
+        hint = "" if "/" in name else _WRITE_IT.format(name)
+        raise _bad_secret(path, f"{file} is empty{hint}")
     return text
+
+
+def _secret_hint(error: OSError, name: str, file: Path, path: str) -> str:
+    """Say how the service comes by a secret, where that is the likely mistake."""
+    if isinstance(error, FileNotFoundError) and "/" not in name:
+        return f"; the unit needs LoadCredential={name}:FILE, and has it for broker-password"
+    if isinstance(error, PermissionError) and file.parent.name == "credentials":
+        return f'; the service has it by its name alone: {path.rpartition(".")[2]} = "{file.name}"'
+    return ""
 
 
 def secret_file(name: str, environ: Mapping[str, str] = os.environ) -> Path | None:
