@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product
 
@@ -98,11 +98,13 @@ def _comparison(shift: int) -> dict[bytes, bytes]:
     return found
 
 
-def messages(step: MakeRanks | AddRanks | FillRanks | DropRanks) -> Iterator[Message]:
-    """Write an operation on ranked sets as messages."""
+def messages(
+    step: MakeRanks | AddRanks | FillRanks | DropRanks, room: Mapping[SetId, int]
+) -> Iterator[Message]:
+    """Write an operation on ranked sets as messages; `room` is that of large ones."""
     match step:
         case MakeRanks():
-            yield from _make(step)
+            yield from _make(step, room)
         case AddRanks(id_, keys, ranks):
             values = [_RANK.pack(number, _VERDICTS[verdict][0]) for number, verdict in ranks]
             yield from objects.pairs(set_name(id_), keys, values)
@@ -115,13 +117,13 @@ def messages(step: MakeRanks | AddRanks | FillRanks | DropRanks) -> Iterator[Mes
             yield from _drop(step)
 
 
-def _make(step: MakeRanks) -> Iterator[Message]:
+def _make(step: MakeRanks, room: Mapping[SetId, int]) -> Iterator[Message]:
     """Make new maps, and the chains that look into them."""
     for shape in step.shapes:
         name = _map(step.tier, shape)
-        yield objects.hash_map(
-            name, [TYPE_ADDRESS[shape.version]], ADDRESS[shape.version], [TYPE_MARK] * 2, 8
-        )
+        types, size = [TYPE_ADDRESS[shape.version]], ADDRESS[shape.version]
+        most = room.get(SetId(step.tier, shape), 0)
+        yield objects.hash_map(name, types, size, [TYPE_MARK] * 2, 8, most)
         yield from map(objects.chain, (name, f"{name}_alone"))
         alone = _find(step.tier, shape, SOURCE, _SOURCE) + choose("verdicts", _SOURCE + 1)
         yield objects.rule(f"{name}_alone", family(shape.version) + alone)

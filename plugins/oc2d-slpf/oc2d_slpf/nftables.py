@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from oc2d.errors import StateError
 from oc2d_slpf import comparison, management, objects
-from oc2d_slpf.backend import BackendError, Step
+from oc2d_slpf.backend import BackendError, Full, Step
 from oc2d_slpf.netlink import Message, Netlink, NetlinkError, attributes
 from oc2d_slpf.operations import DropTier, Fill, MakeRanks
 from oc2d_slpf.rules import Network, Verdict
@@ -206,7 +206,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:
-        raise BackendError(f"nf_tables: {error}") from error
+        kind = Full if error.errno == errno.ENFILE else BackendError
+        raise kind(f"nf_tables: {error}") from error
 
 
 def _text(value: bytes) -> str:
