@@ -206,8 +206,9 @@ def _told() -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:
-        kind = Full if error.errno == errno.ENFILE else BackendError
-        raise kind(f"nf_tables: {error}") from error
+        if error.errno == errno.ENFILE:
+            raise Full("a set of nf_tables is full") from error
+        raise BackendError(f"nf_tables: {error}") from error
 
 
 def _text(value: bytes) -> str:

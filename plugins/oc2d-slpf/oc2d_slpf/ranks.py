@@ -4,10 +4,10 @@ An address matches the rules of all networks it lies in, and the one with the lo
 about it. So the rank of a network is the lowest number among its own rules and those of the wider
 networks around it: of all networks an address lies in, the narrowest has the right one.
 
-The filter has a map for each prefix length, and compares each with each. IPv6 has too many lengths
-for that, so its networks are cut into parts whose length is a multiple of four, at most eight; most
-networks there have such a length anyway. A part that several networks share has the lowest of their
-ranks: all of them are around any address in it.
+The filter looks into a map for each prefix length, and compares each with each. There are maps for
+some lengths only, and a network of another length is in the next one as two parts, of IPv6 up to
+eight: there most networks have a length of whole hexadecimal digits anyway. A part that several
+networks share has the lowest of their ranks, for all of them are around any address in it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from oc2d_slpf.rules import Key, Shape, Verdict
 __all__ = ["Ranks", "Sets", "is_wide", "map_shape", "ranks", "ranks_within"]
 
 _MANY = 1000
-_STEP = {4: 1, 6: 4}  # by IP version: maps are for prefix lengths that are multiples of this
+_STEP = {4: 2, 6: 4}  # by IP version: maps are for prefix lengths that are multiples of this
 
 Sets = Mapping[Shape, Mapping[Verdict, KeySet]]
 Ranks = dict[Shape, dict[Key, Rank]]
@@ -90,13 +90,14 @@ def _mapped(found: Ranks) -> Ranks:
     maps: Ranks = {}
     for shape, keys in found.items():
         goal = map_shape(shape)
-        if goal == shape and goal not in maps:
-            maps[goal] = keys
-            continue
-        there = maps.setdefault(goal, {})
-        for key, own in keys.items():
-            for one in _parts(key, _prefix(shape), _prefix(goal)):
-                there[one] = min(own, there.get(one, own))
+        parts = keys
+        if goal != shape:
+            prefix, length = _prefix(shape), _prefix(goal)
+            parts = {one: own for key, own in keys.items() for one in _parts(key, prefix, length)}
+        there = maps.setdefault(goal, parts)
+        if there is not parts:
+            parts.update((one, min(parts[one], there[one])) for one in parts.keys() & there.keys())
+            there.update(parts)
     return maps
 
 
