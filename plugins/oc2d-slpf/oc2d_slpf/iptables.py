@@ -1,16 +1,18 @@
 """The iptables back end: chains of our own in the table filter, for IPv4 and for IPv6.
 
 The programs are those of the nf_tables variant, where one call of iptables-restore is one
-transaction of the kernel. The names of our chains begin with `oc2d-a-` or `oc2d-b-`: to replace
-everything, the other ones are made and the first rule of INPUT, FORWARD and OUTPUT is exchanged, in
-one call. The ones before are removed when both families have the new ones: until then there is a
-way back. Rules of others are neither read nor written, but for those first rules.
+transaction of the kernel. The names of our chains begin with `oc2d-` and a letter: to replace
+everything, those of a letter that nothing calls are made and the first rule of INPUT, FORWARD and
+OUTPUT is exchanged, in one call. The ones before are removed when both families have the new ones:
+until then there is a way back. Rules of others are neither read nor written, but for those first
+rules.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from string import ascii_lowercase
 
 import structlog
 
@@ -26,7 +28,7 @@ from oc2d_slpf.rules import Network, Verdict
 __all__ = ["Iptables"]
 
 _log = structlog.get_logger("oc2d.slpf")
-_A, _B = "oc2d-a-", "oc2d-b-"
+_PREFIXES = tuple(f"oc2d-{letter}-" for letter in ascii_lowercase)
 
 #: The lines for each family, in the order in which they are to be called.
 Lines = Mapping[Family, Sequence[str]]
@@ -45,7 +47,7 @@ class Iptables:
         self._path = path
         self._families: tuple[Family, ...] = ()
         self._held = Held()
-        self._prefix = _A
+        self._prefix = _PREFIXES[0]
         self._netlink: Netlink | None = None
         self._watch: IptablesWatch | None = None
         self._changed: Callable[[], None] = lambda: None
@@ -57,7 +59,7 @@ class Iptables:
         try:
             self._netlink = self._netlink or Netlink()
             for family in found:
-                family.change(self._chains(family, _A).whole(Held()), try_only=True)
+                family.change(self._chains(family, self._prefix).whole(Held()), try_only=True)
         except (OSError, BackendError) as error:
             self.close()
             raise StateError(
@@ -75,8 +77,9 @@ class Iptables:
         held = Held().changed(steps)
         with self._unwatched():
             found = {family: family.found() for family in self._opened}
-            used = {chain for there in found.values() for _, chain in there.jumps}
-            prefix = _B if any(chain.startswith(_A) for chain in used) else _A
+            # what is called now is needed for the way back, even if it is of several letters
+            called = tuple(chain for there in found.values() for _, chain in there.jumps)
+            prefix = next((one for one in _PREFIXES if not _begin(called, one)), _PREFIXES[-1])
             there, back, rest = {}, {}, {}
             for family, before in found.items():
                 chains = self._chains(family, prefix)
@@ -215,6 +218,10 @@ class Iptables:
                 self._changed()
 
 
+def _begin(chains: Iterable[str], prefix: str) -> bool:
+    return any(chain.startswith(prefix) for chain in chains)
+
+
 def _calls(prefix: str) -> tuple[tuple[str, str], ...]:
     return tuple((hook, prefix + name) for hook, name in HOOKS.items())
 
@@ -222,7 +229,7 @@ def _calls(prefix: str) -> tuple[tuple[str, str], ...]:
 def _switched(before: Iterable[tuple[str, str]], after: Iterable[tuple[str, str]]) -> list[str]:
     # in this order: -D takes the first that is equal, which might be the new one
     deleted = [f"-D {hook} -j {chain}" for hook, chain in before]
-    return deleted + [f"-I {hook} -j {chain}" for hook, chain in after]
+    return deleted + [f"-I {hook} -j {chain}" for hook, chain in reversed(tuple(after))]
 
 
 def _removed(chains: Iterable[str]) -> list[str]:
