@@ -10,19 +10,19 @@ rules.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from string import ascii_lowercase
 
 import structlog
 
 from oc2d.errors import StateError
 from oc2d_slpf.backend import BackendError, Step
+from oc2d_slpf.connection import Connection
 from oc2d_slpf.iptables_guard import Guarded
 from oc2d_slpf.iptables_rules import HOOKS, Chains, Held
 from oc2d_slpf.iptables_tools import Family, families
 from oc2d_slpf.iptables_watch import IptablesWatch
-from oc2d_slpf.netlink import Netlink
 from oc2d_slpf.rules import Network, Verdict
 
 __all__ = ["Iptables"]
@@ -48,16 +48,14 @@ class Iptables:
         self._families: tuple[Family, ...] = ()
         self._held = Held()
         self._prefix = _PREFIXES[0]
-        self._netlink: Netlink | None = None
-        self._watch: IptablesWatch | None = None
-        self._changed: Callable[[], None] = lambda: None
+        self._connection = Connection()
         self._calls = 0  # that changed something
 
     def check(self) -> None:
         """Find the programs and have them read the rules; nothing is changed."""
         found = families(self._path)
         try:
-            self._netlink = self._netlink or Netlink()
+            self._connection.open()
             for family in found:
                 family.change(self._chains(family, self._prefix).whole(Held()), try_only=True)
         except (OSError, BackendError) as error:
@@ -127,26 +125,25 @@ class Iptables:
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed`, on a thread of its own, when others changed or got ahead of our rules."""
-        if self._watch is None and self._netlink is not None:
-            self._changed = changed
-            self._watch = IptablesWatch(self._netlink.port, self._displaced, changed)
+        self._connection.watch(
+            lambda port, changed: IptablesWatch(port, self._displaced, changed), changed
+        )
 
     def close(self) -> None:
         """Let go of the rules, which stay; harmless when repeated."""
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
-        if self._netlink is not None:
-            self._netlink.close()
-            self._netlink = None
+        self._connection.close()
+        self._families = ()
 
     # -- one change, two families
 
     @property
     def _opened(self) -> tuple[Family, ...]:
-        if self._netlink is None:
+        if not self._families:
             raise BackendError("iptables was not looked for")
         return self._families
+
+    def _unwatched(self) -> AbstractContextManager[None]:
+        return self._connection.unwatched(lambda: self._calls)
 
     def _chains(self, family: Family, prefix: str) -> Chains:
         return Chains(Guarded(family.version, self._never_block), prefix)
@@ -198,24 +195,6 @@ class Iptables:
             return {family.first(hook) for hook in HOOKS} != wanted
         except BackendError:
             return True
-
-    @contextlib.contextmanager
-    def _unwatched(self) -> Iterator[None]:
-        """Make changes that nobody is told of: with a listener each line of them is written down.
-
-        Whether others changed something meanwhile, the generation tells: a call is one.
-        """
-        if self._watch is None or self._netlink is None:
-            yield
-            return
-        before = self._netlink.generation() - self._calls
-        self._watch.listen(on=False)
-        try:
-            yield
-        finally:
-            self._watch.listen(on=True)
-            if self._netlink.generation() - self._calls != before:
-                self._changed()
 
 
 def _begin(chains: Iterable[str], prefix: str) -> bool:
