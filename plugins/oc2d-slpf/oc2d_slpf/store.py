@@ -29,7 +29,7 @@ __all__ = ["Entry", "Outcome", "Store", "StoreError"]
 _FILE = "slpf.db"
 _MARK = "slpf.boot"
 _OUTCOMES = 100_000
-_SLICE = 100  # outcomes forgotten in one transaction at most, beside the one it adds
+_SLICE = 1000  # outcomes forgotten in one transaction at most: more than one can add
 
 _COLUMNS = "number, key, verdict, shape, match, persistent, reserved, producer, start, stop"
 
@@ -75,7 +75,7 @@ class Store:
         self._file, read, self.repaired = opening.open_(path)
         self._read: tuple[int, list[Alike]] | None = (self._file.total_changes, read)
         self._next = FIRST_AUTOMATIC
-        self._numbered = False
+        self._numbered = self._remembered = False
         try:
             self.damaged = salvage.set_aside(path)
             self._next = self._meta("next") or FIRST_AUTOMATIC
@@ -96,6 +96,8 @@ class Store:
             yield
             if self._numbered:
                 self._keep_next()
+            if self._remembered:
+                self._forget_oldest()
             self._file.execute("COMMIT")
         except BaseException:
             if self._file.in_transaction:
@@ -182,14 +184,11 @@ class Store:
 
     def remember(self, key: str, outcome: Outcome) -> None:
         """Keep what the command was answered."""
-        added = self._file.execute(
+        self._file.execute(
             "INSERT INTO outcome(key, status, text, number) VALUES (?, ?, ?, ?)",
             (key, outcome.status, outcome.text, outcome.number),
         )
-        self._file.execute(
-            "DELETE FROM outcome WHERE seq IN (SELECT seq FROM outcome WHERE seq <= ? LIMIT ?)",
-            ((added.lastrowid or 0) - _OUTCOMES, _SLICE),
-        )
+        self._remembered = True
 
     def keep_permits(self, permits: Collection[Permit]) -> None:
         """Keep these endpoints for the next start, and no others."""
@@ -223,6 +222,14 @@ class Store:
         self._file.execute("REPLACE INTO meta VALUES ('next', ?)", (self._next,))
         self._file.execute("DELETE FROM spent WHERE number > ?", (self._next,))
         self._numbered = False
+
+    def _forget_oldest(self) -> None:
+        self._file.execute(
+            "DELETE FROM outcome WHERE seq IN (SELECT seq FROM outcome"
+            " WHERE seq <= (SELECT max(seq) FROM outcome) - ? LIMIT ?)",
+            (_OUTCOMES, _SLICE),
+        )
+        self._remembered = False
 
     def _meta(self, name: str) -> int | None:
         row = self._file.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
