@@ -19,9 +19,10 @@ from typing import Any
 import msgspec
 
 from oc2d.engine.journal import Origin
+from oc2d.language.codec import Encoding, encode
 from tests.consumer import Consumer, Host, allow, command, delete, deny, query
 from tests.faults.scenario import Run
-from tests.producer import Producer
+from tests.producer import Producer, properties, request
 
 __all__ = ["run"]
 
@@ -38,7 +39,7 @@ POINTS = (
     "oc2d_slpf.nftables:Nftables.apply",
     "oc2d_slpf.store:Store.remember",
 )
-_LAST_WORD = 102
+_INTERIM = 102
 _SETTLE = 60  # seconds without any news
 _MOST_OPEN = 400  # unanswered commands; beyond it the next lives only work
 
@@ -75,6 +76,8 @@ class Model:
         rnd = self.run.rnd
         self.step += 1
         request_id = f"{self.index}-{self.step}-{uuid.UUID(int=rnd.getrandbits(128))}"
+        if self.index == 0 and rnd.random() < 0.3:
+            return self._nameless(request_id)
         one = self._count(request_id) if self.index == 0 else self._rule(request_id)
         self.sent.append(one)
         nsid = "x-count" if self.index == 0 else "slpf"
@@ -88,6 +91,20 @@ class Model:
         if rnd.random() < 0.1:  # a retry: new `created`, perhaps another form
             self._publish(request_id, content, topics[0])
             self.run.figures["retries"] += 1
+        return one
+
+    def _nameless(self, mark: str) -> Sent:
+        """A command without a request id: only the packet id of its delivery makes it known."""
+        self.run.figures["messages"] += 1
+        self.run.figures["without a request id"] += 1
+        form = Encoding(self.run.rnd.choice(ENCODINGS))
+        one = self._count(mark)
+        self.sent.append(one)
+        content = {**one.content, "actuator": {"x-count": {}}}
+        payload = encode(request(content, {"from": f"soc{self.index}@example.com"}), form)
+        packed = properties("req", form.announced, CorrelationData=mark.encode())
+        qos = self.run.rnd.choice((1, 2))  # x-count keeps no order
+        self.producer.publish(payload, TOPICS[0], properties=packed, qos=qos)
         return one
 
     def _publish(self, request_id: str, content: object, topic: str) -> None:
@@ -169,7 +186,8 @@ class Deaths:
                 return
         blamed = 0
         for blob, attempts in rows:
-            request_id = msgspec.msgpack.decode(blob, type=Origin).request_id
+            origin = msgspec.msgpack.decode(blob, type=Origin)
+            request_id = origin.request_id or (origin.correlation or b"").decode()
             blamed += attempts > 1 and self.running[request_id] < attempts
             self.running[request_id] = attempts
         assert blamed <= 1, f"{blamed} commands are blamed for one death"
@@ -189,7 +207,7 @@ def run(this: Run) -> None:
     zulu.start(**this.environment())
     patience = time.monotonic() - begun
     watcher = host.producer("watcher@example.com")
-    models = [Model(index, this, watcher) for index in range(4)]  # one link: it hears all once
+    models = [_model(this, host, index) for index in range(4)]
     deaths = Deaths(zulu)
     zulu.kill()
     for number in range(kills):
@@ -206,6 +224,11 @@ def run(this: Run) -> None:
             deaths.note()
     this.figures["commands"] = sum(len(model.sent) for model in models)
     this.figures["lost"] = this.figures["twice"] = 0  # or we were not here
+
+
+def _model(this: Run, host: Host, index: int) -> Model:
+    """A Producer with a link of its own, on which it hears nothing: that is the watcher's."""
+    return Model(index, this, host.producer(f"soc{index}@example.com", filters=("oc2/none",)))
 
 
 def _point(this: Run, number: int) -> str:
@@ -246,9 +269,10 @@ def _finals(watcher: Producer) -> dict[str, dict[str, Any]]:
     """Request id → its one final response; fails when one has two."""
     found: dict[str, dict[str, Any]] = {}
     for reply in list(watcher.replies):
-        request_id = reply.headers.get("request_id")
-        if request_id is None or reply.status == _LAST_WORD:
+        if reply.status == _INTERIM:
             continue
+        mark = reply.properties.get("CorrelationData", b"").decode()
+        request_id = reply.headers.get("request_id") or mark
         before = found.setdefault(request_id, reply.response)
         assert before == reply.response, f"two outcomes of {request_id}: {before} {reply.response}"
     return found
