@@ -39,6 +39,7 @@ NO_NATIVE_FIELDS = "journal_fields_unavailable"
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 _SECRET = re.compile(r"password|passwd|secret|credential", re.IGNORECASE)
+_CONSTANTS = {None: "null", True: "true", False: "false"}
 _BREAKS = re.compile(r'[ "=]')
 
 _Event = MutableMapping[str, Any]
@@ -178,7 +179,10 @@ def _sentence(event: Mapping[str, Any]) -> str:
 def _text(value: object) -> str:
     if isinstance(value, str):
         return value
-    return repr(value) if type(value) is int else json.dumps(value, default=repr)
+    if value is None or isinstance(value, bool):
+        return _CONSTANTS[value]
+    kind = type(value)
+    return repr(value) if kind is int or kind is float else json.dumps(value, default=repr)
 
 
 def _is_journal(stream: TextIO) -> bool:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 
+import msgspec
 import structlog
 
 from oc2d.config import Config, Limits
@@ -59,8 +60,7 @@ _MOST_TOPICS = 1000  # that undecodable input is counted for; a wildcard brings 
 _AS_ACCEPTED = InputLimits(payload=1 << 30)  # limits of today are not for what was taken before
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True):
     """The facts gathered on the way."""
 
     message: Inbound
