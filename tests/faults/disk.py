@@ -82,7 +82,7 @@ def _sectors(at: int, data: bytes) -> Iterator[tuple[int, bytes]]:
     end = at + len(data)
     while at < end:
         stop = min(end, (at // _SECTOR + 1) * _SECTOR)
-        yield at, data[:stop - at]
+        yield at, data[: stop - at]
         data, at = data[stop - at :], stop
 
 
@@ -124,7 +124,9 @@ class Disk:
                 names[new] = file
         self.lost += sum(bool(file.later) for file in self.names.values())
         content = {
-            name: file.after(rnd, keep) for name, file in names.items() if not self._is_skipped(name)
+            name: file.after(rnd, keep)
+            for name, file in names.items()
+            if not self._is_skipped(name)
         }
         for path in self._files():
             path.unlink()

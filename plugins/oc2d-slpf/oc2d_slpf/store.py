@@ -271,6 +271,7 @@ def _open(path: Path) -> tuple[sqlite3.Connection, str | None]:
     """Open, make or repair the file; the daemon's lock on its directories keeps others away."""
     try:
         salvage.finish(path)
+        salvage.sync(path)
         try:
             return _connect(path), None
         except _Damage as damage:
