@@ -71,7 +71,7 @@ class Session:
         self._accepted_at: float | None = None  # when CONNACK came on this link
         self._expected: str | None = None  # which answer of the broker, until when
         self._answer_by = math.inf
-        self._retry_at: float | None = None
+        self._retry_at = self._resubscribe_at = math.inf
         self._attempt = 0
         self._next_attempt = 0.0
         self._reconnects = 0
@@ -207,8 +207,8 @@ class Session:
             if self._stop_at is not None:
                 return 0.0
             return None if self._dial is not None else max(0.0, self._next_attempt - now)
-        deadlines = [link.ping_due(), self._answer_by]
-        deadlines += [at for at in (self._retry_at, self._stop_at) if at is not None]
+        deadlines = [link.ping_due(), self._answer_by, self._retry_at, self._resubscribe_at]
+        deadlines += [] if self._stop_at is None else [self._stop_at]
         return max(0.0, min(deadlines) - now)
 
     def _serve(self, link: Link, now: float) -> None:
@@ -245,8 +245,7 @@ class Session:
         self._reconnects += self._ever_connected
         self._connected = self._ever_connected = True
         self._since = time.time()
-        self._last_error = None
-        self._told_subscribed = False
+        self._last_error, self._told_subscribed = None, False
         _log.info(
             events.CONNECTED,
             broker=str(self._address),
@@ -258,12 +257,17 @@ class Session:
     def _keep_time(self, link: Link, now: float) -> None:
         if self._talk.subscribed and not self._told_subscribed:
             self._told_subscribed = True
+            if not self._talk.healthy:
+                self._resubscribe_at = now + self._settings.resubscribe_after
             self._tell(self._observer.subscribed, self._talk.subscriptions)
-        if self._talk.outbox.has_refused and self._retry_at is None:
+        if self._talk.outbox.has_refused and self._retry_at == math.inf:
             self._retry_at = now + self._settings.retry_after
-        if self._retry_at is not None and now >= self._retry_at:
-            self._retry_at = None
+        if now >= self._retry_at:
+            self._retry_at = math.inf
             self._talk.outbox.retry()
+        if now >= self._resubscribe_at:
+            self._resubscribe_at, self._told_subscribed = math.inf, False
+            self._talk.resubscribe()
         if now >= link.ping_due():
             link.ping()
 
@@ -343,7 +347,7 @@ class Session:
         """Give the link up; with a `code`, after DISCONNECT."""
         link, self._link = self._link, None
         connected, self._connected = self._connected, False
-        self._accepted_at = self._retry_at = None
+        self._accepted_at, self._retry_at, self._resubscribe_at = None, math.inf, math.inf
         if link is not None:
             if self._events:
                 self._selector.unregister(link.sock)

@@ -81,7 +81,8 @@ class LinkSettings:
     `device_id` and `namespace` tell what came in on what; a Producer leaves `device_id` empty.
     `maximum_packet_size` is what the broker is asked not to exceed. `connect_timeout` is for each
     address; `answer_timeout` is how long CONNACK, SUBACK and PINGRESP may
-    take; `retry_after` when to publish again what the broker had no room for.
+    take; `retry_after` when to publish again what the broker had no room for; `resubscribe_after`
+    when to ask again for topics that it refused.
     """
 
     host: str
@@ -104,6 +105,7 @@ class LinkSettings:
     connect_timeout: float = 10.0
     answer_timeout: float = 20.0
     retry_after: float = 10.0
+    resubscribe_after: float = 60.0
 
 
 def tls_settings(broker: Broker) -> TlsSettings | None:

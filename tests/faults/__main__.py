@@ -15,11 +15,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from tests.faults import hostile, kill, load, plugins, resources
+from tests.faults import broker, hostile, kill, load, plugins, power, resources
 from tests.faults.scenario import Run
 
 SCENARIOS = {
     "kill": kill.run,
+    "power": power.run,
+    "broker": broker.run,
     "resources": resources.run,
     "plugins": plugins.run,
     "hostile": hostile.run,
