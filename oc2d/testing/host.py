@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from oc2d.engine.consumer import Consumer
 from oc2d.engine.ports import Channel, Inbound, Token
 from oc2d.engine.selection import Hosted
 from oc2d.hookspecs import ENTRY_POINT_GROUP, Hooks
+from oc2d.language.vocabulary import StatusCode
 from oc2d.mqtt import topics
 from oc2d.testing.clock import TurnedClock
 from oc2d.testing.transfer import PATIENCE, Recorder, Reply
@@ -29,6 +30,7 @@ from oc2d.testing.transfer import PATIENCE, Recorder, Reply
 __all__ = ["DEVICE", "ActuatorHost"]
 
 DEVICE = "fw-7"
+PROCESSING = StatusCode.PROCESSING
 _T = TypeVar("_T")
 
 
@@ -197,8 +199,25 @@ class ActuatorHost:
         return self.reply(before + 1)
 
     def command(self, command: Any, **options: Any) -> Reply:  # noqa: ANN401 - as `message`
-        """Deliver a command under a request id of its own and wait for its next reply."""
-        return self.answered(command, request_id=self.fresh_id(), **options)
+        """Deliver a command under a request id of its own and wait for its final reply."""
+        one = self.fresh_id()
+        self.ask(command, request_id=one, **options)
+        return self.reply_to(one)
+
+    def reply_to(self, request_id: str) -> Reply:
+        """Wait for the final reply to a request: one that is no 102."""
+        found: list[Reply] = []
+
+        def arrived() -> bool:
+            found[:] = [r for r in self.replies_to(request_id) if r.status != PROCESSING]
+            return bool(found)
+
+        self.transfer.wait(arrived, f"no final reply to {request_id}")
+        return found[0]
+
+    def replies_to(self, request_id: str) -> list[Reply]:
+        """All replies to a request so far, interim ones too."""
+        return [r for r in self.replies if r.headers.get("request_id") == request_id]
 
     def fresh_id(self) -> str:
         """Return a request id that was not used here."""
@@ -247,17 +266,14 @@ class ActuatorHost:
             raise AssertionError("not acknowledged")
         return len(self.transfer.sent) == before
 
-    def together(self, commands: Sequence[Any], **options: Any) -> list[Reply]:  # noqa: ANN401 - as `message`
-        """Deliver commands all at once; one final reply each, in the order of the commands."""
+    def together(self, commands: Iterable[Any], **options: Any) -> list[Reply]:  # noqa: ANN401 - as `message`
+        """Deliver commands all at once; the final reply to each, in the order of the commands."""
+        named = [(self.fresh_id(), command) for command in commands]
         before = len(self.transfer.sent)
-        ids = [self.fresh_id() for _ in commands]
-        self.deliver(
-            *(
-                self.message(command, request_id=one, **options)
-                for command, one in zip(commands, ids, strict=True)
-            )
-        )
-        self.transfer.wait(lambda: len(self.transfer.sent) >= before + len(ids))
+        self.deliver(*(self.message(one, request_id=name, **options) for name, one in named))
+        self.transfer.wait(lambda: len(self.transfer.sent) >= before + len(named))
         self.settle()
-        found = {r.headers["request_id"]: r for r in self.replies[before:] if r.status != 102}  # noqa: PLR2004 - in progress
-        return [found[one] for one in ids]
+        final = {
+            r.headers.get("request_id"): r for r in self.replies[before:] if r.status != PROCESSING
+        }
+        return [final.get(name) or self.reply_to(name) for name, _ in named]
