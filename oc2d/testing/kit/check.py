@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oc2d.testing.kit.subject import Subject
-from oc2d.testing.kit.trial import Trial
+from oc2d.testing.kit.trial import Nonconformance, Trial
 
 __all__ = ["CHECKS", "Check", "Rule", "rule"]
 
@@ -35,8 +35,15 @@ class Check:
 
     def run(self, directory: Path) -> None:
         """Put the actuator on trial, in a directory that is empty or not there."""
-        with Trial(self.subject, directory) as trial:
-            self.rule.run(trial)
+        trial = Trial(self.subject, directory)
+        try:
+            with trial:
+                self.rule.run(trial)
+        except AssertionError:
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}{trial.faults()}"
+            raise Nonconformance(text) from error
 
     def __str__(self) -> str:
         return self.rule.name

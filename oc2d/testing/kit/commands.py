@@ -115,6 +115,22 @@ def samples_are_answered_as_said(trial: Trial) -> None:
             expect(same, f"{sample} in CBOR is answered {shown(other)}, in JSON {shown(reply)}")
 
 
+def _stateful(subject: Subject) -> str:
+    return "no command leaves anything behind" if subject.state is None else ""
+
+
+@rule("ACT-15", needs=_stateful)
+def its_state_shows_what_it_does(trial: Trial) -> None:
+    """`state` changes with some sample: else the rules about it would show nothing."""
+    before = trial.state()
+    for sample in trial.subject.samples:
+        for command in (*sample.after, sample.command):
+            trial.host.command(command)
+            if trial.state() != before:
+                return
+    raise Nonconformance("no sample changes `state`: give a function that sees it, or None")
+
+
 @rule("LANG-43", "ACT-4")
 def other_pairs_are_refused(trial: Trial) -> None:
     """An action on a target that it does not tell is 501, and reaches nobody."""

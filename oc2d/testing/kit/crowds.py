@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from oc2d.testing.kit.check import rule
-from oc2d.testing.kit.subject import Sample, Subject
+from oc2d.testing.kit.subject import Sample
 from oc2d.testing.kit.trial import Nonconformance, Trial, expect, shown, told
 from oc2d.testing.kit.values import HOSTILE, STRANGER, fields_of, mutations, with_stranger
 from oc2d.testing.transfer import Reply
@@ -63,13 +63,7 @@ def _odd_fields(kind: object) -> Iterator[dict[str, Any]]:
             yield {name: value}
 
 
-def _strict(subject: Subject) -> str:
-    if subject.actuator.args_type is dict:
-        return "its arguments are of any kind"
-    return ""
-
-
-@rule("LANG-17", "ACT-14", needs=_strict)
+@rule("LANG-17", "ACT-14")
 def unknown_members_are_refused(trial: Trial) -> None:
     """A member that nobody knows is refused wherever it stands: ignoring it would be guessing."""
     nsid = trial.subject.nsid
@@ -77,7 +71,9 @@ def unknown_members_are_refused(trial: Trial) -> None:
         trial.prepare(sample)
         odd = [
             {**sample.command, "args": {**sample.command.get("args", {}), nsid: changed}}
-            for changed in with_stranger(sample.command.get("args", {}).get(nsid, {}))
+            for changed in with_stranger(
+                sample.command.get("args", {}).get(nsid, {}), trial.actuator.args_type
+            )
         ]
         odd += [{**sample.command, "target": t} for t in _strange_targets(trial, sample)]
         before = trial.state()
@@ -89,8 +85,9 @@ def unknown_members_are_refused(trial: Trial) -> None:
 def _strange_targets(trial: Trial, sample: Sample) -> Iterator[dict[str, Any]]:
     """Only those of the profile itself: the language checks its own."""
     nsid, _, name = sample.target.partition(":")
-    if nsid == trial.subject.nsid and trial.actuator.targets.get(name) is not dict:
-        for changed in with_stranger(sample.command["target"][sample.target]):
+    if nsid == trial.subject.nsid:
+        kind = trial.actuator.targets.get(name)
+        for changed in with_stranger(sample.command["target"][sample.target], kind):
             yield {sample.target: changed}
 
 

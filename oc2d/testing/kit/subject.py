@@ -57,14 +57,15 @@ class Subject:
     own. `samples` are commands that it must carry out: one for each pair at least. `refused` are
     commands that it must refuse on sight, with these statuses. `state` tells what is in force, as
     something that can be compared, without keys, numbers and times; it runs on the actuator's
-    thread and defaults to `status()`. `profile` is needed where one table makes several actuators.
+    thread and defaults to `status()`; None: no command leaves anything behind. `profile` is needed
+    where one table makes several actuators.
     """
 
     actuator: type[Actuator]
     samples: Sequence[Sample]
     config: Mapping[str, Any] | Callable[[Path], Mapping[str, Any]] = field(default_factory=dict)
     refused: Sequence[Sample] = ()
-    state: Callable[[Any], object] = lambda actuator: actuator.status()
+    state: Callable[[Any], object] | None = lambda actuator: actuator.status()
     profile: str = ""
 
     @property

@@ -157,7 +157,10 @@ class Trial:
     def state(self) -> object:
         """Tell what is in force."""
         self.host.settle()
-        found = self.host.call(self.subject.nsid, lambda: self.subject.state(self.actuator))
+        look = self.subject.state
+        if look is None:
+            return None
+        found = self.host.call(self.subject.nsid, lambda: look(self.actuator))
         return msgspec.to_builtins(found, enc_hook=repr, order="sorted")
 
     # -- what was seen

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 import msgspec
 
@@ -38,17 +39,35 @@ def mutations(tree: Any, values: Sequence[Any]) -> Iterator[Any]:  # noqa: ANN40
                 yield [*tree[:index], changed, *tree[index + 1 :]]
 
 
-def with_stranger(tree: Any) -> Iterator[Any]:  # noqa: ANN401 - a tree of JSON
-    """Yield the tree with a member that nobody knows in each of its objects."""
+def with_stranger(tree: Any, kind: object) -> Iterator[Any]:  # noqa: ANN401 - a tree of JSON
+    """Yield the tree with a member that nobody knows in each of its objects, going by its type.
+
+    A `dict` in the type takes any names, so nothing is put into it.
+    """
+    kinds = list(_alternatives(kind))
     if isinstance(tree, Mapping):
-        yield {**tree, STRANGER: 1}
-        for name, member in tree.items():
-            for changed in with_stranger(member):
-                yield {**tree, name: changed}
+        for struct in (one for one in kinds if fields_of(one)):
+            yield {**tree, STRANGER: 1}
+            types = {f.encode_name: f.type for f in msgspec.structs.fields(cast(Any, struct))}
+            for name, member in tree.items():
+                for changed in with_stranger(member, types.get(name)):
+                    yield {**tree, name: changed}
     elif isinstance(tree, list):
-        for index, member in enumerate(tree):
-            for changed in with_stranger(member):
-                yield [*tree[:index], changed, *tree[index + 1 :]]
+        for inner in (argument for one in kinds for argument in get_args(one)):
+            for index, member in enumerate(tree):
+                for changed in with_stranger(member, inner):
+                    yield [*tree[:index], changed, *tree[index + 1 :]]
+
+
+def _alternatives(kind: object) -> Iterator[object]:
+    """Look into unions and annotations."""
+    if get_origin(kind) in {Union, UnionType}:
+        for one in get_args(kind):
+            yield from _alternatives(one)
+    elif get_origin(kind) is Annotated:
+        yield from _alternatives(get_args(kind)[0])
+    else:
+        yield kind
 
 
 def fields_of(kind: object) -> list[str]:

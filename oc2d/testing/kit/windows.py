@@ -65,6 +65,24 @@ def the_end_of_a_window_undoes_nothing_else(trial: Trial) -> None:
             )
 
 
+@rule("ACT-7", needs=_windowed)
+def a_window_ends_no_lasting_command(trial: Trial) -> None:
+    """A command for a time does not take back the same command that was given for ever."""
+    for number, sample in enumerate(trial.subject.taking("duration")):
+        with Trial(trial.subject, trial.place(f"lasting{number}")) as one:
+            one.carry_out(sample)
+            before = one.state()
+            if one.host.command(sample.with_args(duration=_LONG)).status != sample.status:
+                continue  # not possible beside each other
+            one.host.advance(_OVER)
+            after = one.state()
+            expect(
+                after == before,
+                f"{told(sample.command)} for ever, then for a minute: {before} before the minute, "
+                f"{after} after it",
+            )
+
+
 @rule("ACT-8", needs=_windowed)
 def revert_may_come_again(trial: Trial) -> None:
     """`revert` is harmless when repeated, after a restart, and for a key that it does not know."""
@@ -98,8 +116,8 @@ def a_restart_changes_nothing(trial: Trial) -> None:
         trial.carry_out(sample)
     before = trial.state()
     for how, restart in (
-        ("a stop and a start", trial.stop_and_start),
         ("a kill", trial.kill_and_start),
+        ("a stop and a start", trial.stop_and_start),
     ):
         restart()
         after = trial.state()

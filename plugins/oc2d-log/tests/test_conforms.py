@@ -22,6 +22,7 @@ LOG = Subject(
         Sample({"action": "scan", "target": {"device": {"hostname": "db-1"}}}),
         Sample({"action": "query", "target": {"properties": ["battery"]}}),
     ],
+    state=None,
 )
 
 
