@@ -14,7 +14,6 @@ import structlog
 
 from oc2d.testing.kit import Subject, examine
 
-
 __all__ = ["main"]
 
 

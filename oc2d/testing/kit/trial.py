@@ -59,6 +59,8 @@ class Trial:
         self.table: Mapping[str, Any] = subject.table(place)
         self.clock = TurnedClock()
         self.calls: list[Call] = []
+        self.restored: object = None
+        """What was in force when `restore` had returned."""
         self._lives = 0
         self.host: ActuatorHost
         self.actuator: Actuator
@@ -94,6 +96,8 @@ class Trial:
                 self.calls.append(Call(name, arguments, error=error))
                 raise
             self.calls.append(Call(name, arguments, result))
+            if name == "restore":
+                self.restored = self._look()
             return result
 
         return recorded
@@ -157,10 +161,11 @@ class Trial:
     def state(self) -> object:
         """Tell what is in force."""
         self.host.settle()
+        return self.host.call(self.subject.nsid, self._look)
+
+    def _look(self) -> object:
         look = self.subject.state
-        if look is None:
-            return None
-        found = self.host.call(self.subject.nsid, lambda: look(self.actuator))
+        found = None if look is None else look(self.actuator)
         return msgspec.to_builtins(found, enc_hook=repr, order="sorted")
 
     # -- what was seen

@@ -127,7 +127,7 @@ def a_restart_changes_nothing(trial: Trial) -> None:
 
 @rule("ACT-10", needs=_windowed)
 def a_window_that_ended_meanwhile_does_not_come_back(trial: Trial) -> None:
-    """A window that closes while the daemon is away is closed at the start; `restore` says so."""
+    """What ends while the daemon is away is not in force for a moment after `restore`."""
     for number, sample in enumerate(trial.subject.taking("duration")):
         with Trial(trial.subject, trial.place(f"away{number}")) as one:
             one.prepare(sample)
@@ -137,6 +137,11 @@ def a_window_that_ended_meanwhile_does_not_come_back(trial: Trial) -> None:
             after = one.state()
             one.no_faults(f"at a start after the window of {sample}")
             expect(after == before, f"{sample}: {before} before its window, {after} after it")
+            expect(
+                one.restored == before,
+                f"{sample} ended while the daemon was away, and after `restore` {one.restored} "
+                "was in force: leave out the keys in `ended`",
+            )
 
 
 @rule("LANG-21", "AMB-25", "ACT-11", needs=_deferred)

@@ -202,6 +202,11 @@ class RevertsOnce(Door):
         super().revert(command)
 
 
+class RestoresWhatEnded(Door):
+    def restore(self, ended: Collection[str]) -> None:
+        pass
+
+
 class ForgetsAtARestart(Door):
     def restore(self, ended: Collection[str]) -> None:
         super().restore(ended)
@@ -313,6 +318,7 @@ FAULTY: Mapping[type[Door], str] = {
     RevertsByName: "the_end_of_a_window_undoes_nothing_else",
     KeepsTheLastKey: "a_window_ends_no_lasting_command",
     RevertsOnce: "revert_may_come_again",
+    RestoresWhatEnded: "a_window_that_ended_meanwhile_does_not_come_back",
     ForgetsAtARestart: "a_restart_changes_nothing",
     KeepsInMemory: "a_restart_changes_nothing",
     SavesAtTheEnd: "a_restart_changes_nothing",
