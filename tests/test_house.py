@@ -22,7 +22,8 @@ PUBLIC = {"oc2d.actuator", "oc2d.hookspecs", "oc2d.errors", "oc2d.language"}
 DOORS = {
     "oc2d.errors": set(),
     "oc2d.language": {"oc2d.errors"},
-    "oc2d.actuator": {"oc2d.errors", "oc2d.language"},
+    "oc2d.tables": {"oc2d.errors"},
+    "oc2d.actuator": {"oc2d.errors", "oc2d.language", "oc2d.tables"},
     "oc2d.hookspecs": {"oc2d.errors", "oc2d.language", "oc2d.actuator"},
     "oc2d.engine": PUBLIC | {"oc2d.config", "oc2d.logs"},
     "oc2d.mqtt": {"oc2d.errors", "oc2d.language", "oc2d.config", "oc2d.logs", "oc2d.engine.ports"},

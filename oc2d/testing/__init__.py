@@ -2,6 +2,7 @@
 
 from oc2d.testing.broker import Broker, NoBroker, free_port
 from oc2d.testing.clock import TurnedClock
+from oc2d.testing.daemon import Daemon
 from oc2d.testing.host import DEVICE, ActuatorHost
 from oc2d.testing.kit import (
     Check,
@@ -20,6 +21,7 @@ __all__ = [
     "ActuatorHost",
     "Broker",
     "Check",
+    "Daemon",
     "Finding",
     "NoBroker",
     "Nonconformance",

@@ -5,7 +5,7 @@ Everything of ours is imported when a test asks for it: most runs of pytest want
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ import pytest
 
 if TYPE_CHECKING:
     from oc2d.actuator import Actuator
-    from oc2d.testing import ActuatorHost, Broker, TurnedClock
+    from oc2d.testing import ActuatorHost, Broker, Daemon, TurnedClock
 
-__all__ = ["oc2d_broker", "oc2d_clock", "oc2d_host"]
+__all__ = ["oc2d_broker", "oc2d_clock", "oc2d_daemon", "oc2d_host"]
 
 
 @pytest.fixture
@@ -63,6 +63,23 @@ def oc2d_broker(tmp_path: Path) -> Iterator[Broker]:
         pytest.skip(str(none))
     finally:
         broker.kill()
+
+
+@pytest.fixture
+def oc2d_daemon(tmp_path: Path, oc2d_broker: Broker) -> Iterator[Callable[..., Daemon]]:
+    """Return a function that starts `oc2d` beside a mosquitto, with these tables by NSID."""
+    from oc2d.testing import Daemon  # noqa: PLC0415 - see the module's docstring
+
+    running: list[Daemon] = []
+
+    def daemon(actuators: Mapping[str, Mapping[str, Any]]) -> Daemon:
+        directory = tmp_path / f"daemon{len(running)}"
+        running.append(Daemon(directory, oc2d_broker, actuators))
+        return running[-1].start()
+
+    yield daemon
+    for one in running:
+        one.kill()
 
 
 # -- the report of the conformance kit
