@@ -17,7 +17,7 @@ import structlog
 
 from oc2d.actuator import Response
 from oc2d.engine import events
-from oc2d.engine.answers import Answers, Handles, ReplyTo, refused
+from oc2d.engine.answers import Answers, Handles, ReplyTo, Written, refused
 from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, worded
 from oc2d.engine.clock import Clock
 from oc2d.engine.histogram import Histogram
@@ -100,15 +100,15 @@ class Cases:
         batch.acknowledge.append(message.token)
 
     def _answer(self, verdict: Answer, topic: str, batch: Batch) -> None:
-        memory = verdict.memory
+        memory, written = verdict.memory, self._answers.write(verdict.response)
         if memory is not None:
-            stored = None if verdict.silent else self._answers.stored(verdict.response)
+            stored = None if verdict.silent else written.json
             request = self._journal.add_answered(memory.key, self._expires(memory), stored)
             if memory.key is None:
                 self._journal.delivered(memory.packet_id, memory.digest, request)
         if not verdict.silent:
-            self._send(verdict.response, verdict.to, batch, durable=verdict.durable)
-        status = verdict.response.status
+            self._send(written, verdict.to, batch, durable=verdict.durable)
+        status = written.status
         batch.then.append(lambda: self._tell(verdict.request, verdict.to, topic, status, 0.0))
 
     def _repeat(self, verdict: Repeat, topic: str, batch: Batch) -> None:
@@ -190,16 +190,17 @@ class Cases:
     def accepted(self, job: Job, batch: Batch) -> None:
         """Send the 102 of an `ack` (AMB-16)."""
         if case := self.open.get(job.request):
-            self._interim_answer(case, OpenC2Response(status=_PROCESSING), batch)
+            response = OpenC2Response(status=_PROCESSING)
+            self._interim_answer(case, self._answers.write(response), batch)
 
     def reserved(self, job: Job, results: object, batch: Batch) -> None:
         """Keep what was reserved, and wait for the start time (AMB-25)."""
         case = self.open.get(job.request)
         if case is None:
             return
-        response = self._spoken(Response(_PROCESSING, "waits for its start time", results), case)
-        if response.status != _PROCESSING:
-            self._finish(case, response, batch)
+        written = self._spoken(Response(_PROCESSING, "waits for its start time", results), case)
+        if written.status != _PROCESSING:
+            self._finish(case, written, batch)
             return
         if results is not None:
             kept = encode(extension_tree(results, Encoding.JSON), Encoding.JSON)
@@ -207,8 +208,8 @@ class Cases:
             self._journal.reoriginate(job.request, case.origin)
         self._journal.arm(job.request, revert=False)
         case.told = False  # a 102 before this one could not say what is reserved
-        self._interim_answer(case, response, batch)
-        case.job = replace(
+        self._interim_answer(case, written, batch)
+        case.job = msgspec.structs.replace(
             job, step=Step.EXECUTE, early=False, command=replace(job.command, reserved=results)
         )
         batch.then.append(lambda: self.wait_for_start(case))
@@ -243,49 +244,48 @@ class Cases:
             _log.warning(events.LATE_OUTCOME, command_key=job.command.key)
             return
         unknown = isinstance(outcome, OutcomeUnknown)
-        response = self._spoken(outcome, case)
-        if response.status == _PROCESSING:  # no outcome: the interim answers are the engine's
-            response = refused(Failed("internal error"))
-        if isinstance(outcome, Response) and response.status != outcome.status:
+        written = self._spoken(outcome, case)
+        if written.status == _PROCESSING:  # no outcome: the interim answers are the engine's
+            written = self._answers.write(refused(Failed("internal error")))
+        if isinstance(outcome, Response) and written.status != outcome.status:
             unknown = True  # carried out, and what it said of it cannot be sent
-        self._finish(case, response, batch, unknown=unknown)
+        self._finish(case, written, batch, unknown=unknown)
 
-    def _finish(
-        self, case: Case, response: OpenC2Response, batch: Batch, *, unknown: bool = False
-    ) -> None:
-        job, status = case.job, response.status
+    def _finish(self, case: Case, written: Written, batch: Batch, *, unknown: bool = False) -> None:
+        job, status = case.job, written.status
         request, again = job.request, status == StatusCode.SERVICE_UNAVAILABLE
         lasts = job.window.stop is not None and (status < StatusCode.BAD_REQUEST or unknown)
         if job.step is Step.EXECUTE:
             self._journal.disarm(request, revert=False)
+        owes = self._owes(case, status)
         if again:
             self._journal.forget(request)
         else:
-            self._journal.finish(request, keep=lasts)
+            self._journal.finish(request, keep=lasts, response=written.json if owes else None)
         if lasts:
             self._journal.arm(request, revert=True)
-            end = replace(job, step=Step.REVERT, early=False)
+            end = msgspec.structs.replace(job, step=Step.REVERT, early=False)
             batch.then.append(lambda: self.wait_for_end(end))
-        if self._owes(case, status):
-            if not again:
-                self._journal.respond(request, self._answers.stored(response))
-            self._send(response, case.to, batch)
+        if owes:
+            self._send(written, case.to, batch)
         self._leave(request)
         batch.undo.append(lambda: self.reopen(case))
         duration = (self._clock.monotonic() - case.begun) * 1000
         topic = case.origin.topic
         batch.then.append(lambda: self._tell(case.request, case.to, topic, status, duration))
 
-    def _spoken(self, outcome: Outcome, case: Case) -> OpenC2Response:
+    def _spoken(self, outcome: Outcome, case: Case) -> Written:
         """Turn an outcome into a response that can be sent, whatever the plugin put into it."""
         try:
             response = refused(outcome) if isinstance(outcome, Refusal) else worded(outcome, case)
-            for encoding in {Encoding.JSON, case.to.encoding}:
+            written = self._answers.write(response)
+            forms = {case.to.encoding, Encoding.JSON}
+            for encoding in forms if response.results is not None else forms - {Encoding.JSON}:
                 self._answers.try_out(response, encoding)
         except Exception as error:  # noqa: BLE001 - any plugin, any error
             _log.error(events.ACTUATOR_FAILED, profile=case.job.profile, exc_info=error)
-            return refused(Failed("internal error"))
-        return response
+            return self._answers.write(refused(Failed("internal error")))
+        return written
 
     def _owes(self, case: Case, status: int) -> bool:
         if last_word(case):
@@ -338,9 +338,10 @@ class Cases:
     def interim(self, now: float, batch: Batch) -> None:
         """Tell those who wait too long that their command still runs (LANG-30)."""
         response = OpenC2Response(status=_PROCESSING, status_text="in progress")
+        written = self._answers.write(response)
         for line in self._interim.values():
             for request in [r for r, _ in takewhile(lambda item: item[1] <= now, line.items())]:
-                self._interim_answer(self.open[request], response, batch)
+                self._interim_answer(self.open[request], written, batch)
                 batch.then.append(partial(self._reminded, line, request))
 
     @staticmethod
@@ -352,11 +353,11 @@ class Cases:
         firsts = (next(iter(line.values()), None) for line in self._interim.values())
         return min((due for due in firsts if due is not None), default=None)
 
-    def _interim_answer(self, case: Case, response: OpenC2Response, batch: Batch) -> None:
+    def _interim_answer(self, case: Case, written: Written, batch: Batch) -> None:
         if case.silent or case.told:
             return
-        self._journal.respond(case.job.request, self._answers.stored(response))
-        self._send(response, case.to, batch)
+        self._journal.respond(case.job.request, written.json)
+        self._send(written, case.to, batch)
         case.told = True
 
         def untell() -> None:
@@ -366,10 +367,8 @@ class Cases:
 
     # -- answers
 
-    def _send(
-        self, response: OpenC2Response, to: ReplyTo, batch: Batch, *, durable: bool = True
-    ) -> None:
-        self._post(self._answers.build(response, to, durable=durable), batch)
+    def _send(self, written: Written, to: ReplyTo, batch: Batch, *, durable: bool = True) -> None:
+        self._post(self._answers.build(written, to, durable=durable), batch)
 
     def _post(self, messages: Sequence[Outgoing], batch: Batch) -> None:
         batch.undo.extend([partial(self._handles.give_back, m.handle) for m in messages])

@@ -14,10 +14,10 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 
 from oc2d.engine import events
@@ -43,8 +43,7 @@ _LONGEST_PAUSE = 3600.0  # a timeout of many years is more than the clock of a w
 _PATIENCE = 0.05  # seconds between faults that nobody thought of
 
 
-@dataclass(frozen=True, slots=True)
-class _Report:
+class _Report(msgspec.Struct, frozen=True):
     """One thing to write down; `durable` when somebody outside learns of it.
 
     `dropped` is called if it cannot be written for another reason than the disk.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from oc2d.actuator import Actuator
 from oc2d.config import Broker, Compat, Config, Limits, Policy
