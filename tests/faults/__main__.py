@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from tests.faults import broker, hostile, kill, load, plugins, power, resources
+from tests.faults import broker, codecs, hostile, kill, load, plugins, power, resources
 from tests.faults.scenario import Run
 
 SCENARIOS = {
@@ -24,6 +24,7 @@ SCENARIOS = {
     "broker": broker.run,
     "resources": resources.run,
     "plugins": plugins.run,
+    "codecs": codecs.run,
     "hostile": hostile.run,
     "load": load.run,
 }

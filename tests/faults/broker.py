@@ -373,7 +373,7 @@ def _command(mark: str, packet_id: int, *, dup: bool = False) -> bytes:
 
 
 def _carried_out(conn: Conn, zulu: Consumer, mark: str, packet_id: int) -> list[Seen]:
-    """The delivery is acknowledged, its response too, the effect is there; returns what else came."""
+    """Delivery and response are acknowledged, the effect is there; returns what else came."""
     seen: set[str] = set()
     others = []
     while seen != {"PUBACK", "PUBLISH"}:

@@ -27,6 +27,7 @@ from tests.producer import Producer, properties, request
 __all__ = [
     "MOST_OPEN",
     "Deaths",
+    "Model",
     "compare",
     "deadly_point",
     "final_responses",
@@ -213,9 +214,7 @@ def run(this: Run) -> None:
         actuators_slpf={},
         **{"actuators_x-count": {}},  # type: ignore[arg-type]
     )
-    begun = time.monotonic()
-    zulu.start(**this.environment())
-    patience = time.monotonic() - begun
+    this.start(zulu)
     watcher = host.producer("watcher@example.com")
     models = [make_model(this, host, index) for index in range(4)]
     deaths = Deaths(zulu)
@@ -225,10 +224,10 @@ def run(this: Run) -> None:
         if sum(len(model.sent) for model in models) - len(final_responses(watcher)) < MOST_OPEN:
             send_more(models, this.rnd.randrange(0, 4))
         zulu.launch(**this.environment(point))
-        one_life(this, zulu, models, point, patience)
+        one_life(this, zulu, models, point)
         deaths.note()
         if number % 50 == 49 or number == kills - 1:
-            zulu.start(**this.environment())
+            this.start(zulu)
             compare(this, host, zulu, watcher, models, deaths)
             zulu.kill()
             deaths.note()
@@ -257,15 +256,20 @@ def send_more(models: list[Model], count: int) -> None:
             model.go_on()
 
 
-def one_life(this: Run, zulu: Consumer, models: list[Model], point: str, patience: float) -> None:
-    """Until it dies at `point`, or at any time in two or three times what a start takes."""
+def one_life(this: Run, zulu: Consumer, models: list[Model], point: str) -> None:
+    """Until it dies at `point`, but no longer than it takes to start and as long again.
+
+    Without one at any time in twice what a start takes.
+    """
     assert zulu.process is not None
-    begun = time.monotonic()
-    life = 3 * patience if point else this.rnd.random() * 2 * patience
-    while (age := time.monotonic() - begun) < life and zulu.process.poll() is None:
-        if age > 0.2 and this.rnd.random() < 0.3:
+    begun, up = time.monotonic(), not point
+    end = begun + (10 if point else 2 * this.rnd.random()) * this.patience
+    while (now := time.monotonic()) < end and zulu.process.poll() is None:
+        if now - begun > 0.2 and this.rnd.random() < 0.3:
             send_more(models, 1)
         time.sleep(0.03)
+        if not up and zulu.told().get("link", {}).get("healthy"):
+            up, end = True, time.monotonic() + this.patience
     met = zulu.process.poll() is not None
     if met:
         assert zulu.process.returncode == -9, zulu.log.read_text()[-3000:]

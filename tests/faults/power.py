@@ -8,13 +8,13 @@ now and then and the disk lives on, so that it also dies of what an earlier proc
 from __future__ import annotations
 
 import shutil
-import time
 
 from tests.consumer import Consumer, Host
 from tests.faults.disk import Disk, build_recorder
 from tests.faults.kill import (
     MOST_OPEN,
     Deaths,
+    Model,
     compare,
     deadly_point,
     final_responses,
@@ -23,6 +23,7 @@ from tests.faults.kill import (
     send_more,
 )
 from tests.faults.scenario import Run
+from tests.producer import Producer
 
 __all__ = ["run"]
 
@@ -41,9 +42,7 @@ def run(this: Run) -> None:
     )
     disk = Disk(zulu.directory / "state", this.directory / "disk.log")
     plain = {**this.environment(), **disk.environment(build_recorder(this.directory))}
-    begun = time.monotonic()
-    zulu.start(**plain)
-    patience = time.monotonic() - begun
+    this.start(zulu, **plain)
     watcher = host.producer("watcher@example.com")
     models = [make_model(this, host, index) for index in range(4)]
     deaths = Deaths(zulu)
@@ -56,7 +55,7 @@ def run(this: Run) -> None:
         in_sync = not point and this.rnd.random() < 0.5
         death = {"OC2D_DISK_DEATH": str(this.rnd.randrange(1, 40))} if in_sync else {}
         zulu.launch(**{**plain, **death, "OC2D_FAULTS": point})
-        one_life(this, zulu, models, point or str(death or ""), patience)
+        one_life(this, zulu, models, point or str(death or ""))
         number += 1
         if this.rnd.random() < 0.7:
             _cut(this, host, zulu, disk)
@@ -79,8 +78,16 @@ def _cut(this: Run, host: Host, zulu: Consumer, disk: Disk) -> None:
     this.figures["power cuts"] += 1
 
 
-def _compare(this, host, zulu, watcher, models, deaths, plain) -> None:
-    zulu.start(**plain)
+def _compare(  # noqa: PLR0913 - as many as `compare`
+    this: Run,
+    host: Host,
+    zulu: Consumer,
+    watcher: Producer,
+    models: list[Model],
+    deaths: Deaths,
+    plain: dict[str, str],
+) -> None:
+    this.start(zulu, **plain)
     compare(this, host, zulu, watcher, models, deaths)
     zulu.kill()
     deaths.note()

@@ -63,7 +63,7 @@ def machine(request, tmp_path):
         assert rnd.choice([0, 0, 1, 1, 1]) == 0
         disk.lose_power(random.Random(_SEED))
 
-    yield disk, life, lose_power
+    return disk, life, lose_power
 
 
 @pytest.mark.req("MQTT-54", "AMB-21")
