@@ -26,7 +26,7 @@ from oc2d.mqtt.client import PROTOCOL_ERROR, Link, LinkLost
 from oc2d.mqtt.conversation import ROOM, Conversation, Shorten
 from oc2d.mqtt.dial import Dial
 from oc2d.mqtt.packets import Connack, Disconnect, Packet
-from oc2d.mqtt.settings import LinkSettings
+from oc2d.mqtt.settings import LinkSettings, warn_of
 from oc2d.mqtt.status import Address, LinkObserver, LinkStatus
 
 __all__ = ["Session", "Shorten"]
@@ -84,7 +84,7 @@ class Session:
 
     def start(self) -> None:
         """Connect, and stay connected until `stop`."""
-        _warn(self._settings)
+        warn_of(self._settings)
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
@@ -363,7 +363,7 @@ class Session:
 
     def _reconfigure(self, settings: LinkSettings) -> None:
         self._settings = settings
-        _warn(settings)
+        warn_of(settings)
         if self._dial is not None:
             self._dial.abandon()
             self._dial = None
@@ -385,17 +385,3 @@ class Session:
 
 def _nothing() -> None:
     pass
-
-
-def _warn(settings: LinkSettings) -> None:
-    """Say loudly what is not as the specification wants it (MQTT-15, 57, 67)."""
-    if settings.tls is None:
-        _log.warning(
-            events.NO_TLS, advice="for tests only: anybody on the way can read and command"
-        )
-    elif not settings.tls.verify:
-        _log.warning(events.NO_VERIFY, advice="for tests only: anybody can pose as the broker")
-    if settings.protocol != "5":
-        _log.warning(
-            events.NOT_CONFORMANT, protocol=settings.protocol, advice="OpenC2 wants MQTT 5.0"
-        )
