@@ -36,6 +36,10 @@ class Permit:
         """The IP version of the address."""
         return ip_address(self.address).version
 
+    def __str__(self) -> str:
+        name = "udp" if self.protocol == socket.IPPROTO_UDP else "tcp"
+        return f"{self.address} {name} port {self.port}"
+
 
 @dataclass(frozen=True, slots=True)
 class Unpermit:

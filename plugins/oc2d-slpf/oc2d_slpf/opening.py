@@ -53,6 +53,7 @@ def open_(path: Path) -> tuple[sqlite3.Connection, list[Alike], str | None]:
     """
     try:
         salvage.finish(path)
+        salvage.sync(path)
         try:
             return *_connect(path), None
         except _Damage as damage:

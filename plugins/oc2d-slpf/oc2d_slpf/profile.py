@@ -117,7 +117,7 @@ class Slpf(Actuator):
             **({"damaged": list(store.damaged)} if store.damaged else {}),
             "count": len(firewall.tiers),
             "kernel_refusals": firewall.refusals,
-            "endpoints": sorted(f"{p.address} {p.port}" for p in firewall.permits),
+            "endpoints": sorted(map(str, firewall.permits)),
             "rules": [shown(entry) for entry in store.first(_LISTED)],
         }
 
