@@ -78,7 +78,7 @@ def _cut(this: Run, host: Host, zulu: Consumer, disk: Disk) -> None:
     this.figures["power cuts"] += 1
 
 
-def _compare(  # noqa: PLR0913 - as many as `compare`
+def _compare(
     this: Run,
     host: Host,
     zulu: Consumer,
