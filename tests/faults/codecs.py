@@ -38,7 +38,7 @@ Edge = tuple[int, int, int]  # code, line, next line
 
 def run(this: Run) -> None:
     """Mutate, keep what takes a new way, mutate that."""
-    tries = this.many(4000, 400_000)
+    tries = this.many(2000, 400_000)
     mutator = Mutator(this.rnd)
     found = {data: _edges(data)[0] for data in mutator.corpus}
     known = set().union(*found.values())
