@@ -169,8 +169,8 @@ def _complete(actuator: object) -> type[Actuator]:
     if (api := actuator.api) is not None and not _offered(api):
         wanted, here = (".".join(map(str, version)) for version in (api, API_VERSION))
         raise PluginError(
-            f"{actuator.__qualname__} needs version {wanted} of the interface for plugins, and this "
-            f"oc2d has {here}: install an oc2d or a plugin that fits"
+            f"{actuator.__qualname__} needs version {wanted} of the interface for plugins, "
+            f"this oc2d has {here}: install an oc2d or a plugin that fits"
         )
     return actuator
 
