@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         for problem in error.problems:
             _complain(problem)
+        if any(problem.path for problem in error.problems):
+            sys.stderr.write(f"oc2d: the configuration is {options.config}\n")
         return error.exit_code
     except Oc2dError as error:
         _complain(error)

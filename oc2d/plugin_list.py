@@ -174,12 +174,20 @@ def _block(row: PluginRow) -> Iterator[str]:
             yield f"  in {row.location}{needs}"
     if row.hooks:
         yield f"  hooks, loaded as number {row.order}: {', '.join(row.hooks)}"
-    for action, targets in row.pairs.items():
-        yield f"  {action}: {', '.join(targets)}"
+    yield from _pair_lines(row.pairs)
 
 
 def _line(place: Place) -> str:
     return f"  {place.directory}: {place.problem or ', '.join(place.plugins) or 'none'}"
+
+
+def _pair_lines(pairs: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """Name actions with the same targets together."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for action, targets in pairs.items():
+        together.setdefault(targets, []).append(action)
+    for targets, actions in together.items():
+        yield f"  {', '.join(actions)}: {', '.join(targets)}"
 
 
 def as_json(rows: Iterable[PluginRow]) -> list[dict[str, Any]]:
