@@ -28,6 +28,7 @@ from oc2d_slpf.backend import BackendError, Permit, Unpermit
 from oc2d_slpf.iptables_tools import Family
 from oc2d_slpf.language import Args
 from oc2d_slpf.operations import (
+    RANKED,
     AddKeys,
     AddRanks,
     DropKeys,
@@ -267,7 +268,7 @@ class Paper:
                     break
         if len(found) == 2:
             assert (fill.tier, (found[0][0], found[1][0])) in self.pairs
-        return min((rank for _, rank in found), default=(0, None))[1]
+        return RANKED[min(rank for _, rank in found) % 4] if found else None
 
 
 def _packet_keys(shape, packet):
@@ -314,7 +315,7 @@ class Bench:
         """Without `filter_`, the configured back end, as in life."""
         actuator = Slpf(Slpf.parse_config({"backend": "nftables", **table}))
         if filter_ is not None:
-            actuator._firewall._backend = filter_
+            actuator._rules.firewall._backend = filter_
         actuator.start(
             Context(
                 "fw-7",
@@ -337,9 +338,9 @@ class Bench:
     def kill(self):
         """Forget the actuator as a killed process would: nothing is finished or written."""
         for actuator in self.running:
-            actuator._firewall.close()
-            if actuator._store is not None:
-                actuator._store.close()
+            actuator._rules.firewall.close()
+            if actuator._rules._opened is not None:
+                actuator._rules.store.close()
         self.running.clear()
 
 

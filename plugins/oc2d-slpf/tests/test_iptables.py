@@ -300,14 +300,53 @@ def test_jumps_to_the_chains_of_both_letters_are_replaced_by_one_that_is_first(
     slpf = namespace.run(bench.start, backend="iptables")
     namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
     kept = _tool(namespace, "iptables-save", "-t", "filter").splitlines()
-    namespace.run(slpf._firewall.repair)
+    namespace.run(slpf._rules.firewall.repair)
     _tool(namespace, "iptables", "-I", "INPUT", "-j", "ACCEPT")
     # rules kept from before are put back beside those that are there
     _tool(namespace, "iptables-restore", "--noflush", text="\n".join([*kept, ""]))
-    namespace.run(slpf._firewall.repair)
+    namespace.run(slpf._rules.firewall.repair)
     assert " -j oc2d-" in _tool(namespace, "iptables", "-S", "INPUT", "1")
     jumps = _tool(namespace, "iptables", "-S", "INPUT").count("-j oc2d-")
     assert jumps == 1
+
+
+@pytest.mark.req("SLPF-38")
+@pytest.mark.parametrize("first", ["IPv4 has both", "each family has another"])
+def test_there_is_a_way_back_whatever_letters_are_in_use(namespace, tools, tmp_path, first):
+    tools("ip6tables-restore", f'[ -e {tmp_path}/fail ] && [ "$*" = --noflush ] && exit 7')
+    filter_ = Iptables(path=str(tools.place))
+    namespace.run(filter_.check)
+    programs = ("iptables", "ip6tables") if first == "IPv4 has both" else ("ip6tables",)
+    try:
+        namespace.run(filter_.replace, Tiers(_denied("10.1.0.0/16")).operations())
+        kept = {name: _tool(namespace, f"{name}-save", "-t", "filter") for name in programs}
+        namespace.run(filter_.replace, Tiers(_denied("10.2.0.0/16")).operations())
+        for name, text in kept.items():
+            if first != "IPv4 has both":  # another letter in each family
+                for hook in ("INPUT", "FORWARD", "OUTPUT"):
+                    _tool(namespace, name, "-D", hook, "1")
+            _tool(namespace, f"{name}-restore", "--noflush", text=text)
+        before = saved(namespace, ours=True)
+        assert {letter for letter in "ab" if f"-j oc2d-{letter}-input" in "".join(before)} == {
+            *"ab"
+        }
+        (tmp_path / "fail").touch()
+        with pytest.raises(BackendError, match=r"ended with 7.*\(the rules before are in force\)"):
+            namespace.run(filter_.replace, Tiers(_denied("10.3.0.0/16")).operations())
+        assert saved(namespace, ours=True) == before
+        (tmp_path / "fail").unlink()
+        namespace.run(filter_.replace, Tiers(_denied("10.3.0.0/16")).operations())
+        after = saved(namespace, ours=True)
+        assert sum("10.3.0.0" in line for line in after) == 4
+        assert not [line for line in after if "10.1.0.0" in line or "10.2.0.0" in line]
+        assert sum(" INPUT -j oc2d-" in line for line in after) == 2
+    finally:
+        filter_.close()
+
+
+def _denied(net):
+    match = Match(4, either=ip_network(net))
+    return [Rule(1, Verdict.DROP, *encode(match, Direction.BOTH))]
 
 
 ATTACKS = (
@@ -346,7 +385,7 @@ def test_what_others_do_elsewhere_and_what_we_do_is_no_reason_to_repair(namespac
     for index in range(3):
         namespace.run(slpf.execute, command("deny", f"10.{index}.0.0/16"))
         namespace.run(slpf.execute, command("allow", f"10.{index}.1.0/24"))
-    namespace.run(slpf._firewall.repair)
+    namespace.run(slpf._rules.firewall.repair)
     _tool(namespace, "iptables", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
     _tool(namespace, "iptables", "-t", "nat", "-A", "OUTPUT", "-j", "ACCEPT")
     namespace.nft("add table inet filter\nadd chain inet filter INPUT\n")
@@ -385,7 +424,7 @@ def test_what_others_do_in_the_midst_of_a_repair_is_undone(
     namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
     (tmp_path / "once").touch()
     with pytest.raises(BackendError, match="rules before are in force"):
-        namespace.run(slpf._firewall.repair)
+        namespace.run(slpf._rules.firewall.repair)
     assert " -j oc2d-" not in _tool(namespace, "iptables", "-S", "INPUT")
     namespace.run(bench.calls.get(timeout=2.0))
     assert " -j oc2d-" in _tool(namespace, "iptables", "-S", "INPUT", "1")
