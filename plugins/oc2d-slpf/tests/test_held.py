@@ -175,7 +175,7 @@ def test_what_a_stopped_daemon_left_is_removed_by_hand(namespace, bench, command
 
 
 UNPRIVILEGED = """
-import codecs, ctypes, os, sys
+import codecs, ctypes, os, sys, time
 from ipaddress import ip_network
 from itertools import takewhile
 from pathlib import Path
@@ -226,6 +226,9 @@ slpf._rules.firewall.load(slpf._rules.store.rules(), slpf._guard.endpoints)
 print(open("/proc/self/status").read().partition("CapEff:")[2].split()[0], os.getuid())
 print("ready", flush=True)
 sys.stdin.readline()
+deadline = time.monotonic() + 5
+while sys.argv[3] == "watch" and not waiting and time.monotonic() < deadline:
+    time.sleep(0.01)
 for function in waiting:
     function()
 slpf.stop()
