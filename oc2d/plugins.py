@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import cast
+from typing import Any, cast
 
 import pluggy
+from pluggy import HookImpl
 
 from oc2d.actuator import Actuator, Pair
 from oc2d.config import ActuatorTable, Config
@@ -23,6 +24,7 @@ __all__ = [
     "Attempt",
     "Failure",
     "Found",
+    "HookPlugin",
     "LoadedActuator",
     "LoadedActuators",
     "Registry",
@@ -32,7 +34,12 @@ __all__ = [
     "try_actuators",
 ]
 
-_FIRST_PARTY = {"slpf": "oc2d-slpf", "x-log": "oc2d-log"}
+_FIRST_PARTY = {
+    "pf": "oc2d-pf",
+    "sbom": "oc2d-sbom",
+    "slpf": "oc2d-slpf",
+    "x-log": "oc2d-log",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +72,28 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class HookPlugin:
+    """A plugin with hooks: who brought it, its name in `Registry.manager`, what it implements."""
+
+    source: Source
+    name: str
+    functions: Mapping[str, HookImpl]
+
+    def call(self, hook: str, **arguments: object) -> Any:  # noqa: ANN401 - the plugin's own type
+        """Call this plugin alone; None when it does not implement the hook."""
+        if (found := self.functions.get(hook)) is None:
+            return None
+        return found.function(*(arguments[name] for name in found.argnames))
+
+
+@dataclass(frozen=True, slots=True)
 class Registry:
     """What is installed: hooks in `manager`, actuator classes by profile, and what is broken."""
 
     manager: pluggy.PluginManager
     found: Mapping[str, Found]
     failures: tuple[Failure, ...]
-    hooks: tuple[Source, ...]
+    hooks: tuple[HookPlugin, ...]
     """The plugins that implement hooks, registered with `manager`."""
 
 
@@ -110,7 +132,7 @@ def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
     manager.add_hookspecs(Hooks)
     claims: dict[str, list[Found]] = {}
     failures: list[Failure] = []
-    hooks: list[Source] = []
+    hooks: list[HookPlugin] = []
     found_entries = entry_points(group=ENTRY_POINT_GROUP) if entries is None else entries
     for entry in sorted(found_entries, key=lambda entry: (_source(entry).distribution, entry.name)):
         source = _source(entry)
@@ -120,7 +142,7 @@ def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
             failures.append(Failure(source, _words(error)))
             continue
         if manager.has_plugin(_plugin_name(source)):
-            hooks.append(source)
+            hooks.append(_hook_plugin(source, manager))
         for actuator in classes:
             claims.setdefault(actuator.profile, []).append(Found(actuator, source))
     found = {}
@@ -142,6 +164,18 @@ def _source(entry: EntryPoint) -> Source:
 
 def _plugin_name(source: Source) -> str:
     return f"{source.distribution}:{source.entry_point}"
+
+
+def _hook_plugin(source: Source, manager: pluggy.PluginManager) -> HookPlugin:
+    name = _plugin_name(source)
+    plugin = manager.get_plugin(name)
+    functions = {
+        caller.name: implementation
+        for caller in manager.get_hookcallers(plugin) or ()
+        for implementation in caller.get_hookimpls()
+        if implementation.plugin is plugin
+    }
+    return HookPlugin(source, name, functions)
 
 
 def _words(error: BaseException) -> str:

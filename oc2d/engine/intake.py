@@ -20,7 +20,7 @@ from oc2d.engine.hooks import Hooks
 from oc2d.engine.journal import Journal, Known, Origin
 from oc2d.engine.limits import Load, Rate
 from oc2d.engine.ports import Channel, Inbound
-from oc2d.engine.selection import Hosted, Mismatch, capabilities, compose, select
+from oc2d.engine.selection import Choice, Hosted, Mismatch, capabilities, compose, select
 from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat, Verdict
 from oc2d.engine.window import Window, window_of
 from oc2d.errors import (
@@ -201,16 +201,16 @@ class Gate:
         to = ReplyTo(headers.request_id, headers.sender, encoding, message.correlation)
         command, wrong = self._parsed(envelope.content, encoding)
         silent = _silent(command, envelope.content)
-        try:
-            self._permit(headers)
-        except Refusal as refusal:
-            return Answer(refused(refusal), to, silent=silent)
-        memory = _memory(message, headers, fingerprint(envelope.content, command))
         request = (
             None
             if command is None
             else Request(headers.request_id, headers.sender, message.topic, None, command)
         )
+        try:
+            self._permit(headers)
+        except Refusal as refusal:
+            return Answer(refused(refusal), to, request, silent=silent)
+        memory = _memory(message, headers, fingerprint(envelope.content, command))
         known = self._known(message, memory)
         if known is not None:
             return Repeat(known, to, request, silent)
@@ -287,14 +287,17 @@ class Gate:
         request = asked.request
         answer: Refusal
         try:
-            if reason := self._hooks.authorise(request):
-                raise Forbidden(reason)
-            choice = select(command, to.encoding, asked.message.profile, self._hosted)
+            choice = self._choice(command, asked)
+            if isinstance(choice, Choice) and choice.host is not None:
+                request = replace(request, profile=choice.host.nsid)
+            if refusal := self._hooks.authorise(request):
+                raise refusal
+            if not isinstance(choice, Choice):
+                raise choice
             if choice.host is None:
                 # changes nothing, so a duplicate may be answered anew: kilobytes not to remember
                 response = answer_features(command, self._capabilities)
                 return Answer(response, to, request, None, asked.silent)
-            request = replace(request, profile=choice.host.nsid)
             return self._admit(asked, request, choice.host, guessed=choice.guessed)
         except Mismatch:
             if not self._directed(asked.message, asked.headers.to):
@@ -309,6 +312,13 @@ class Gate:
             answer = Failed("internal error")
         kept = None if isinstance(answer, Unavailable) else memory
         return Answer(refused(answer), to, request, kept, asked.silent)
+
+    def _choice(self, command: OpenC2Command, asked: _Asked) -> Choice | Mismatch | Refusal:
+        """Choose the actuator before the policy is asked, which comes first with its refusal."""
+        try:
+            return select(command, asked.to.encoding, asked.message.profile, self._hosted)
+        except (Mismatch, Refusal) as error:
+            return error
 
     def _elsewhere(self, message: Inbound, content: Tree) -> bool:
         """Tell whether a command names a profile that is not here, though we cannot read it all."""
