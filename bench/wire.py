@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 CONNECT, PUBLISH, PUBACK, SUBSCRIBE = 0x10, 0x32, 0x40, 0x82  # PUBLISH and SUBSCRIBE with QoS 1
-_SUCCESS = re.compile(rb'"status": ?200')
+_SUCCESS = re.compile(rb'"status": ?200|fstatus\x18\xc8')  # JSON, CBOR
 
 
 def text(value: str) -> bytes:
@@ -27,9 +27,9 @@ def packet(kind: int, body: bytes) -> bytes:
             return bytes([kind]) + size + body
 
 
-def properties(message_type: str) -> bytes:
-    pairs = [("msgType", message_type), ("encoding", "json")]
-    listed = b"\x01\x01\x03" + text("application/openc2")
+def properties(message_type: str, encoding: str) -> bytes:
+    pairs = [("msgType", message_type), ("encoding", encoding)]
+    listed = b"\x01" + bytes([encoding == "json"]) + b"\x03" + text("application/openc2")
     listed += b"".join(b"\x26" + text(name) + text(value) for name, value in pairs)
     return bytes([len(listed)]) + listed
 
@@ -40,6 +40,7 @@ class Wire:
     def __init__(self, port: int, client_id: str, subscribe: str) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.encoding = "json"
         self._rest = b""
         self._next_id = 0
         connect = text("MQTT") + b"\x05\x02" + struct.pack("!H", 300) + b"\x00" + text(client_id)
@@ -76,7 +77,9 @@ class Wire:
 
     def publication(self, topic: str, message_type: str, payload: bytes) -> bytes:
         self._next_id = self._next_id % 65535 + 1
-        head = text(topic) + struct.pack("!H", self._next_id) + properties(message_type)
+        head = (
+            text(topic) + struct.pack("!H", self._next_id) + properties(message_type, self.encoding)
+        )
         return packet(PUBLISH, head + payload)
 
 

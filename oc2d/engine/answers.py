@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from oc2d.engine.ports import Outgoing
 from oc2d.errors import BadRequest, Refusal
@@ -13,7 +14,7 @@ from oc2d.language.message import Headers, open_envelope, wrap_response
 from oc2d.language.response import OpenC2Response, response_tree
 from oc2d.language.vocabulary import StatusCode
 
-__all__ = ["Answers", "Handles", "ReplyTo", "refused"]
+__all__ = ["Answers", "Handles", "ReplyTo", "Written", "refused"]
 
 _MOST_HANDLES = 60_000
 _ONE_BATCH = 1024
@@ -22,8 +23,7 @@ _LONGEST_TEXT = 1000  # characters of a refusal: it may quote the command, and i
 _OWN = InputLimits(payload=1 << 30, items=1 << 30)  # what we wrote ourselves has no limits
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyTo:
+class ReplyTo(msgspec.Struct, frozen=True):
     """What an answer takes from its request (LANG-4, MQTT-39, AMB-52)."""
 
     request_id: str | None
@@ -71,6 +71,18 @@ class Handles:
         self._held -= self._used.pop(handle, 0)
 
 
+class Written(msgspec.Struct, frozen=True):
+    """A response, and the JSON of it: what the journal keeps and most Producers are sent."""
+
+    response: OpenC2Response
+    json: bytes
+
+    @property
+    def status(self) -> StatusCode:
+        """The outcome."""
+        return self.response.status
+
+
 def refused(refusal: Refusal) -> OpenC2Response:
     """Turn a refusal into the response that tells it."""
     text = refusal.text[:_LONGEST_TEXT]
@@ -94,17 +106,22 @@ class Answers:
         self._handles = handles
         self._names = names
 
-    def build(self, response: OpenC2Response, to: ReplyTo, *, durable: bool) -> list[Outgoing]:
+    @staticmethod
+    def write(response: OpenC2Response) -> Written:
+        """Make a response ready to be kept and sent; raises whatever would prevent that in JSON."""
+        return Written(response, encode(response_tree(response, Encoding.JSON), Encoding.JSON))
+
+    def build(self, written: Written, to: ReplyTo, *, durable: bool) -> list[Outgoing]:
         """Wrap a response for each topic it goes to (AMB-3)."""
-        return self._wrapped(response_tree(response, to.encoding), to, durable=durable)
+        if to.encoding is Encoding.JSON:
+            return self._wrapped(msgspec.Raw(written.json), to, durable=durable)
+        return self._wrapped(response_tree(written.response, to.encoding), to, durable=durable)
 
     def repeat(self, stored: bytes, to: ReplyTo) -> list[Outgoing]:
         """Wrap a stored response once more, for a duplicate in whatever encoding (AMB-21)."""
+        if to.encoding is Encoding.JSON:
+            return self._wrapped(msgspec.Raw(stored), to, durable=True)
         return self._wrapped(decode(stored, Encoding.JSON, _OWN), to, durable=True)
-
-    def stored(self, response: OpenC2Response) -> bytes:
-        """The form in which the journal keeps a response."""
-        return encode(response_tree(response, Encoding.JSON), Encoding.JSON)
 
     def try_out(self, response: OpenC2Response, encoding: Encoding) -> None:
         """Raise whatever would keep this response from being sent, or read: by us for a duplicate.
@@ -151,4 +168,4 @@ class Answers:
         )
         tree = wrap_response(response_tree(short, message.encoding), headers)
         payload = encode(tree, message.encoding)
-        return replace(message, payload=payload) if len(payload) <= limit else None
+        return msgspec.structs.replace(message, payload=payload) if len(payload) <= limit else None

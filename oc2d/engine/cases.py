@@ -6,7 +6,7 @@ transaction is on the disk goes into the `Batch`.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,19 +17,18 @@ import structlog
 
 from oc2d.actuator import Response
 from oc2d.engine import events
-from oc2d.engine.answers import Answers, Handles, ReplyTo, refused
+from oc2d.engine.answers import Answers, Handles, ReplyTo, Written, refused
 from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, worded
 from oc2d.engine.clock import Clock
-from oc2d.engine.histogram import Histogram
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
+from oc2d.engine.ledger import Ledger
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.engine.schedule import Scheduler
 from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat
 from oc2d.engine.worker import Job, Outcome, OutcomeUnknown, Step, Worker
 from oc2d.errors import Failed, Refusal, Unavailable
-from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, encode
 from oc2d.language.command import extension_tree
 from oc2d.language.response import OpenC2Response
@@ -41,7 +40,6 @@ _log = structlog.get_logger("oc2d.engine")
 _PROCESSING = StatusCode.PROCESSING
 _STATUS_AFTER = 0.1  # seconds until `status` is told that a command still runs (AMB-18)
 _REVERT_AGAIN = 10.0  # seconds until a failed revert is tried again
-_LAST = 20
 _NEVER = 1 << 62
 
 
@@ -65,6 +63,7 @@ class Cases:
         self._answers = answers
         self._scheduler = scheduler
         self._hooks = hooks
+        self.ledger = Ledger(hooks, clock)
         self._clock = clock
         self.workers: dict[str, Worker] = {}
         self.due: Callable[[Job], None]  # the engine's; called by the scheduler
@@ -72,9 +71,6 @@ class Cases:
         self.by_producer: Counter[str | None] = Counter()
         self.held = 0
         self.counters: Counter[str] = Counter()
-        self.outcomes: Counter[tuple[str, str, int]] = Counter()
-        self.durations = Histogram()
-        self.last: deque[dict[str, object]] = deque(maxlen=_LAST)
         # Due times of interim answers, one line for each delay, so that each is in order.
         self._interim: dict[ResponseType, OrderedDict[int, float]] = {
             ResponseType.STATUS: OrderedDict(),
@@ -100,16 +96,18 @@ class Cases:
         batch.acknowledge.append(message.token)
 
     def _answer(self, verdict: Answer, topic: str, batch: Batch) -> None:
-        memory = verdict.memory
+        memory, written = verdict.memory, self._answers.write(verdict.response)
         if memory is not None:
-            stored = None if verdict.silent else self._answers.stored(verdict.response)
+            stored = None if verdict.silent else written.json
             request = self._journal.add_answered(memory.key, self._expires(memory), stored)
             if memory.key is None:
                 self._journal.delivered(memory.packet_id, memory.digest, request)
         if not verdict.silent:
-            self._send(verdict.response, verdict.to, batch, durable=verdict.durable)
-        status = verdict.response.status
-        batch.then.append(lambda: self._tell(verdict.request, verdict.to, topic, status, 0.0))
+            self._send(written, verdict.to, batch, durable=verdict.durable)
+        status = written.status
+        batch.then.append(
+            partial(self.ledger.enter, verdict.request, verdict.to, topic, status, 0.0)
+        )
 
     def _repeat(self, verdict: Repeat, topic: str, batch: Batch) -> None:
         self.counters["duplicates"] += 1
@@ -120,7 +118,9 @@ class Cases:
         if stored is not None and not verdict.silent and not follows:
             self._post(self._answers.repeat(stored, verdict.to), batch)
         batch.then.append(
-            lambda: self._tell(verdict.request, verdict.to, topic, None, 0.0, duplicate=True)
+            partial(
+                self.ledger.enter, verdict.request, verdict.to, topic, None, 0.0, duplicate=True
+            )
         )
 
     def _admit(self, verdict: Admit, batch: Batch) -> None:
@@ -190,16 +190,17 @@ class Cases:
     def accepted(self, job: Job, batch: Batch) -> None:
         """Send the 102 of an `ack` (AMB-16)."""
         if case := self.open.get(job.request):
-            self._interim_answer(case, OpenC2Response(status=_PROCESSING), batch)
+            response = OpenC2Response(status=_PROCESSING)
+            self._interim_answer(case, self._answers.write(response), batch)
 
     def reserved(self, job: Job, results: object, batch: Batch) -> None:
         """Keep what was reserved, and wait for the start time (AMB-25)."""
         case = self.open.get(job.request)
         if case is None:
             return
-        response = self._spoken(Response(_PROCESSING, "waits for its start time", results), case)
-        if response.status != _PROCESSING:
-            self._finish(case, response, batch)
+        written = self._spoken(Response(_PROCESSING, "waits for its start time", results), case)
+        if written.status != _PROCESSING:
+            self._finish(case, written, batch)
             return
         if results is not None:
             kept = encode(extension_tree(results, Encoding.JSON), Encoding.JSON)
@@ -207,8 +208,8 @@ class Cases:
             self._journal.reoriginate(job.request, case.origin)
         self._journal.arm(job.request, revert=False)
         case.told = False  # a 102 before this one could not say what is reserved
-        self._interim_answer(case, response, batch)
-        case.job = replace(
+        self._interim_answer(case, written, batch)
+        case.job = msgspec.structs.replace(
             job, step=Step.EXECUTE, early=False, command=replace(job.command, reserved=results)
         )
         batch.then.append(lambda: self.wait_for_start(case))
@@ -243,49 +244,50 @@ class Cases:
             _log.warning(events.LATE_OUTCOME, command_key=job.command.key)
             return
         unknown = isinstance(outcome, OutcomeUnknown)
-        response = self._spoken(outcome, case)
-        if response.status == _PROCESSING:  # no outcome: the interim answers are the engine's
-            response = refused(Failed("internal error"))
-        if isinstance(outcome, Response) and response.status != outcome.status:
+        written = self._spoken(outcome, case)
+        if written.status == _PROCESSING:  # no outcome: the interim answers are the engine's
+            written = self._answers.write(refused(Failed("internal error")))
+        if isinstance(outcome, Response) and written.status != outcome.status:
             unknown = True  # carried out, and what it said of it cannot be sent
-        self._finish(case, response, batch, unknown=unknown)
+        self._finish(case, written, batch, unknown=unknown)
 
-    def _finish(
-        self, case: Case, response: OpenC2Response, batch: Batch, *, unknown: bool = False
-    ) -> None:
-        job, status = case.job, response.status
+    def _finish(self, case: Case, written: Written, batch: Batch, *, unknown: bool = False) -> None:
+        job, status = case.job, written.status
         request, again = job.request, status == StatusCode.SERVICE_UNAVAILABLE
         lasts = job.window.stop is not None and (status < StatusCode.BAD_REQUEST or unknown)
         if job.step is Step.EXECUTE:
             self._journal.disarm(request, revert=False)
+        owes = self._owes(case, status)
         if again:
             self._journal.forget(request)
         else:
-            self._journal.finish(request, keep=lasts)
+            self._journal.finish(request, keep=lasts, response=written.json if owes else None)
         if lasts:
             self._journal.arm(request, revert=True)
-            end = replace(job, step=Step.REVERT, early=False)
+            end = msgspec.structs.replace(job, step=Step.REVERT, early=False)
             batch.then.append(lambda: self.wait_for_end(end))
-        if self._owes(case, status):
-            if not again:
-                self._journal.respond(request, self._answers.stored(response))
-            self._send(response, case.to, batch)
+        if owes:
+            self._send(written, case.to, batch)
         self._leave(request)
         batch.undo.append(lambda: self.reopen(case))
         duration = (self._clock.monotonic() - case.begun) * 1000
         topic = case.origin.topic
-        batch.then.append(lambda: self._tell(case.request, case.to, topic, status, duration))
+        batch.then.append(
+            partial(self.ledger.enter, case.request, case.to, topic, status, duration)
+        )
 
-    def _spoken(self, outcome: Outcome, case: Case) -> OpenC2Response:
+    def _spoken(self, outcome: Outcome, case: Case) -> Written:
         """Turn an outcome into a response that can be sent, whatever the plugin put into it."""
         try:
             response = refused(outcome) if isinstance(outcome, Refusal) else worded(outcome, case)
-            for encoding in {Encoding.JSON, case.to.encoding}:
+            written = self._answers.write(response)
+            forms = {case.to.encoding, Encoding.JSON}
+            for encoding in forms if response.results is not None else forms - {Encoding.JSON}:
                 self._answers.try_out(response, encoding)
         except Exception as error:  # noqa: BLE001 - any plugin, any error
             _log.error(events.ACTUATOR_FAILED, profile=case.job.profile, exc_info=error)
-            return refused(Failed("internal error"))
-        return response
+            return self._answers.write(refused(Failed("internal error")))
+        return written
 
     def _owes(self, case: Case, status: int) -> bool:
         if last_word(case):
@@ -338,9 +340,10 @@ class Cases:
     def interim(self, now: float, batch: Batch) -> None:
         """Tell those who wait too long that their command still runs (LANG-30)."""
         response = OpenC2Response(status=_PROCESSING, status_text="in progress")
+        written = self._answers.write(response)
         for line in self._interim.values():
             for request in [r for r, _ in takewhile(lambda item: item[1] <= now, line.items())]:
-                self._interim_answer(self.open[request], response, batch)
+                self._interim_answer(self.open[request], written, batch)
                 batch.then.append(partial(self._reminded, line, request))
 
     @staticmethod
@@ -352,11 +355,11 @@ class Cases:
         firsts = (next(iter(line.values()), None) for line in self._interim.values())
         return min((due for due in firsts if due is not None), default=None)
 
-    def _interim_answer(self, case: Case, response: OpenC2Response, batch: Batch) -> None:
+    def _interim_answer(self, case: Case, written: Written, batch: Batch) -> None:
         if case.silent or case.told:
             return
-        self._journal.respond(case.job.request, self._answers.stored(response))
-        self._send(response, case.to, batch)
+        self._journal.respond(case.job.request, written.json)
+        self._send(written, case.to, batch)
         case.told = True
 
         def untell() -> None:
@@ -366,10 +369,8 @@ class Cases:
 
     # -- answers
 
-    def _send(
-        self, response: OpenC2Response, to: ReplyTo, batch: Batch, *, durable: bool = True
-    ) -> None:
-        self._post(self._answers.build(response, to, durable=durable), batch)
+    def _send(self, written: Written, to: ReplyTo, batch: Batch, *, durable: bool = True) -> None:
+        self._post(self._answers.build(written, to, durable=durable), batch)
 
     def _post(self, messages: Sequence[Outgoing], batch: Batch) -> None:
         batch.undo.extend([partial(self._handles.give_back, m.handle) for m in messages])
@@ -383,35 +384,3 @@ class Cases:
         if memory.key is None:
             return _NEVER
         return self._clock.wall() // 1000 + self.settings.remember
-
-    def _tell(  # noqa: PLR0913 - the canonical line
-        self,
-        request: Request | None,
-        to: ReplyTo,
-        topic: str,
-        status: int | None,
-        duration_ms: float,
-        *,
-        duplicate: bool = False,
-    ) -> None:
-        """Log the one line of a request (DESIGN 2), count it, tell the hooks."""
-        command = request.command if request else None
-        line: dict[str, object] = {
-            "request_id": to.request_id,
-            "producer": to.producer,
-            "topic": topic,
-            "profile": request.profile if request else None,
-            "action": command.action.value if command else None,
-            "target": command.target.name if command else None,
-            "command_id": (command and command.command_id) or to.request_id,  # LANG-5
-            "status": None if status is None else int(status),
-            "duration_ms": round(duration_ms, 2),
-            "duplicate": duplicate,
-        }
-        _log.info(events.REQUEST, **line)
-        self.last.append({"at": self._clock.wall(), **line})
-        if request is not None and status is not None:
-            key = (request.profile or "", request.command.action.value, int(status))
-            self.outcomes[key] += 1
-            self.durations.add(duration_ms)
-            self._hooks.response(request, int(status), duration_ms)

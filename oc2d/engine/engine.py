@@ -14,10 +14,10 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 
 from oc2d.engine import events
@@ -43,8 +43,7 @@ _LONGEST_PAUSE = 3600.0  # a timeout of many years is more than the clock of a w
 _PATIENCE = 0.05  # seconds between faults that nobody thought of
 
 
-@dataclass(frozen=True, slots=True)
-class _Report:
+class _Report(msgspec.Struct, frozen=True):
     """One thing to write down; `durable` when somebody outside learns of it.
 
     `dropped` is called if it cannot be written for another reason than the disk.
@@ -394,8 +393,8 @@ class Engine:
             "counters": dict(cases.counters),
             "outcomes": [
                 {"profile": profile, "action": action, "status": status, "count": count}
-                for (profile, action, status), count in list(cases.outcomes.items())
+                for (profile, action, status), count in list(cases.ledger.outcomes.items())
             ],
-            "last": list(cases.last),
+            "last": list(cases.ledger.last),
             "journal_error": self.journal_error,
         }

@@ -29,9 +29,17 @@ class Hooks:
 
     def __init__(self, manager: pluggy.PluginManager) -> None:
         self._relay: _Relay = manager.hook
+        hook = manager.hook
+        # with no plugin behind it, a call costs as much as parsing a command
+        self._judged = bool(hook.oc2d_authorise.get_hookimpls())
+        self._observed = bool(
+            hook.oc2d_request.get_hookimpls() + hook.oc2d_response.get_hookimpls()
+        )
 
     def authorise(self, request: Request) -> Refusal | None:
         """Return why the command is refused; an error refuses too: it must not open a door."""
+        if not self._judged:
+            return None
         try:
             reason = self._relay.oc2d_authorise(request=request)
         except BaseException:  # noqa: BLE001 - any plugin, any error
@@ -41,6 +49,8 @@ class Hooks:
 
     def request(self, request: Request) -> None:
         """Tell that a request was accepted."""
+        if not self._observed:
+            return
         try:
             self._relay.oc2d_request(request=request)
         except BaseException:  # noqa: BLE001 - any plugin, any error
@@ -48,6 +58,8 @@ class Hooks:
 
     def response(self, request: Request, status: int, duration_ms: float) -> None:
         """Tell the outcome of a request."""
+        if not self._observed:
+            return
         try:
             self._relay.oc2d_response(request=request, status=status, duration_ms=duration_ms)
         except BaseException:  # noqa: BLE001 - any plugin, any error

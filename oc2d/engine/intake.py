@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 
+import msgspec
 import structlog
 
 from oc2d.config import Config, Limits
@@ -36,7 +37,7 @@ from oc2d.errors import (
 from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, InputLimits, Tree, decode, recognise
 from oc2d.language.command import Dialect, OpenC2Command, fingerprint, parse_command
-from oc2d.language.features import answer_features
+from oc2d.language.features import answer_features, is_query_features
 from oc2d.language.ids import Names
 from oc2d.language.message import (
     Envelope,
@@ -59,15 +60,14 @@ _MOST_TOPICS = 1000  # that undecodable input is counted for; a wildcard brings 
 _AS_ACCEPTED = InputLimits(payload=1 << 30)  # limits of today are not for what was taken before
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True):
     """The facts gathered on the way."""
 
     message: Inbound
     headers: Headers
     request: Request
     to: ReplyTo
-    memory: Memory
+    memory: Memory | None
     silent: bool
 
 
@@ -210,8 +210,10 @@ class Gate:
             self._permit(headers)
         except Refusal as refusal:
             return Answer(refused(refusal), to, request, silent=silent)
-        memory = _memory(message, headers, fingerprint(envelope.content, command))
-        known = self._known(message, memory)
+        asks = command is not None and is_query_features(command)
+        # changes nothing, so a duplicate may be answered anew: kilobytes not to remember
+        memory = None if asks else _memory(message, headers, fingerprint(envelope.content, command))
+        known = self._known(message, memory) if memory else None
         if known is not None:
             return Repeat(known, to, request, silent)
         try:
@@ -294,11 +296,10 @@ class Gate:
                 raise refusal
             if not isinstance(choice, Choice):
                 raise choice
-            if choice.host is None:
-                # changes nothing, so a duplicate may be answered anew: kilobytes not to remember
+            if choice.host is None or memory is None:
                 response = answer_features(command, self._capabilities)
                 return Answer(response, to, request, None, asked.silent)
-            return self._admit(asked, request, choice.host, guessed=choice.guessed)
+            return self._admit(asked, request, choice, choice.host, memory)
         except Mismatch:
             if not self._directed(asked.message, asked.headers.to):
                 return Drop("for another actuator")
@@ -331,8 +332,10 @@ class Gate:
         mine = self._names - self._shared
         return message.channel is Channel.DEVICE or not mine.isdisjoint(to)
 
-    def _admit(self, asked: _Asked, request: Request, host: Hosted, *, guessed: bool) -> Admit:
-        command, to, memory = request.command, asked.to, asked.memory
+    def _admit(
+        self, asked: _Asked, request: Request, choice: Choice, host: Hosted, memory: Memory
+    ) -> Admit:
+        command, to = request.command, asked.to
         window = window_of(command.args, self._clock)
         typed = compose(command, to.encoding, host, key="", producer=to.producer, window=window)
         if self._load.stuck(host.nsid):
@@ -348,7 +351,7 @@ class Gate:
             response_type=_response_type(command),
             memory=memory,
             reused_id=memory.key is not None and self._journal.id_reused(memory.key),
-            guessed=guessed,
+            guessed=choice.guessed,
         )
 
     def _origin(self, message: Inbound, to: ReplyTo, window: Window) -> Origin:

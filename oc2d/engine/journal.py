@@ -28,7 +28,7 @@ _VERSION = 1
 _SCHEMA = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE requests(
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  id INTEGER PRIMARY KEY,      -- never used again; AUTOINCREMENT would double the cost of a row
   key BLOB,                    -- 8 bytes of (from, request_id), 8 of the body; NULL: no request id
   phase INTEGER NOT NULL,
   attempts INTEGER NOT NULL DEFAULT 0,
@@ -85,8 +85,7 @@ class Origin(msgspec.Struct, frozen=True):
     reserved: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """A request that the journal remembers; `response` is its last one as JSON, None: none yet."""
 
     request: int
@@ -129,13 +128,16 @@ class Journal:
             with self._usable():
                 self.epoch = self._meta("epoch", secrets.token_hex(6))
                 (self.remembered,) = self._db.execute("SELECT count(*) FROM requests").fetchone()
+                (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()
+                self._last = max(int(newest), int(self._meta("last", "0")))
                 (place,) = self._db.execute("SELECT coalesce(max(place), 0) FROM outbox").fetchone()
         except BaseException:
             self._db.close()
             raise
         self._place = int(place)
+        self._posted: list[tuple[object, ...]] = []
         self._synced = True
-        self._before = (self.remembered, self._place)
+        self._before = (self.remembered, self._place, self._last)
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
@@ -163,16 +165,20 @@ class Journal:
         if durable != self._synced:
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._synced = durable
-        self._before = (self.remembered, self._place)
+        self._before = (self.remembered, self._place, self._last)
         self._db.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         """End the transaction."""
+        if self._posted:
+            self._db.executemany("INSERT INTO outbox VALUES(?, ?, ?, ?, ?, ?, 0)", self._posted)
+            self._posted.clear()
         self._db.execute("COMMIT")
 
     def rollback(self) -> None:
         """Forget the transaction; raises nothing: `begin` tries again."""
-        self.remembered, self._place = self._before
+        self.remembered, self._place, self._last = self._before
+        self._posted.clear()
         if self._db.in_transaction:
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
@@ -234,13 +240,14 @@ class Journal:
         return self._insert(key, Phase.RESULT, expires, None, None, response)
 
     def _insert(self, *values: object) -> int:
-        cursor = self._db.execute(
-            "INSERT INTO requests(key, phase, expires, actuator, origin, response)"
-            " VALUES(?, ?, ?, ?, ?, ?)",
-            values,
+        self._last += 1
+        self._db.execute(
+            "INSERT INTO requests(id, key, phase, expires, actuator, origin, response)"
+            " VALUES(?, ?, ?, ?, ?, ?, ?)",
+            (self._last, *values),
         )
         self.remembered += 1
-        return int(cursor.lastrowid or 0)
+        return self._last
 
     def reoriginate(self, request: int, origin: Origin) -> None:
         """Keep what changed of an unfinished request: its reserved results."""
@@ -264,20 +271,24 @@ class Journal:
         """Keep the response that a duplicate will be told."""
         self._db.execute("UPDATE requests SET response = ? WHERE id = ?", (response, request))
 
-    def finish(self, request: int, *, keep: bool) -> None:
-        """Mark the RESULT as known; `keep` its origin while the end of a window is to come."""
+    def finish(self, request: int, *, keep: bool, response: bytes | None = None) -> None:
+        """Mark the RESULT as known; `keep` its origin while the end of a window is to come.
+
+        `response` is what a duplicate will be told from now on; None: as before.
+        """
         self._db.execute(
-            "UPDATE requests SET phase = 2 WHERE id = ?"
+            "UPDATE requests SET phase = 2, response = coalesce(?, response) WHERE id = ?"
             if keep
-            else "UPDATE requests SET phase = 2, origin = NULL WHERE id = ?",
-            (request,),
+            else "UPDATE requests SET phase = 2, response = coalesce(?, response), origin = NULL"
+            " WHERE id = ?",
+            (response, request),
         )
 
     def forget(self, request: int) -> None:
         """Remove a request that is answered 503: the same one may be tried again."""
         cursor = self._db.execute("DELETE FROM requests WHERE id = ?", (request,))
         self._db.execute("DELETE FROM timers WHERE request = ?", (request,))
-        self.remembered -= cursor.rowcount
+        self._removed(cursor.rowcount)
 
     def expire(self, now: int, most: int) -> None:
         """Forget at most `most` requests whose time (seconds since 1970) has come."""
@@ -286,7 +297,13 @@ class Journal:
             " (SELECT id FROM requests WHERE expires < ? AND origin IS NULL LIMIT ?)",
             (now, most),
         )
-        self.remembered -= cursor.rowcount
+        self._removed(cursor.rowcount)
+
+    def _removed(self, count: int) -> None:
+        """Keep the last id where the newest row may be gone: ids are part of command keys."""
+        if count:
+            self.remembered -= count
+            self._db.execute("REPLACE INTO meta VALUES('last', ?)", (str(self._last),))
 
     def pending(self) -> Iterator[Pending]:
         """All requests with something left to do, in order of arrival."""
@@ -335,8 +352,7 @@ class Journal:
     def post(self, message: Outgoing) -> None:
         """Write down a response that is to be sent."""
         self._place += 1
-        self._db.execute(
-            "INSERT INTO outbox VALUES(?, ?, ?, ?, ?, ?, 0)",
+        self._posted.append(
             (
                 message.handle,
                 self._place,
@@ -344,7 +360,7 @@ class Journal:
                 message.payload,
                 message.encoding.value,
                 message.correlation,
-            ),
+            )
         )
 
     def released(self, handles: Iterable[int]) -> None:

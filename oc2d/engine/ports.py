@@ -7,9 +7,10 @@ cross threads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+import msgspec
 
 from oc2d.language.codec import Encoding
 
@@ -25,8 +26,7 @@ class Channel(Enum):
     OTHER = "other"  # an extra subscription (AMB-2)
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(msgspec.Struct, frozen=True):
     """What the transfer needs to acknowledge one delivery: void after its connection ended."""
 
     connection: int
@@ -34,8 +34,7 @@ class Token:
     qos: int
 
 
-@dataclass(frozen=True, slots=True)
-class Inbound:
+class Inbound(msgspec.Struct, frozen=True):
     """One message as it was delivered; absent properties are None.
 
     `redelivered` is the DUP flag; `token.packet_id` with it finds redeliveries of requests without
@@ -59,8 +58,7 @@ class Inbound:
     """False under MQTT 3.1.1, which has none (AMB-14)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """One response to publish. `handle` (1 to 60 000) is unique among the unfinished ones.
 
     The transfer uses it as packet id, so that an exchange that a restart interrupted goes on under

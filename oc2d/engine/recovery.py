@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import structlog
 
 from oc2d.actuator import Command, Reason
@@ -59,7 +60,7 @@ def read(journal: Journal, gate: Gate, hosted: Mapping[str, Hosted], clock: Cloc
             _log.error(events.RECOVERY_FAILED, request=pending.request, reason=refusal.text)
             case = _unreadable(pending, journal.epoch, clock)
         if pending.request in deferred:
-            case.job = replace(case.job, step=Step.EXECUTE, early=False)
+            case.job = msgspec.structs.replace(case.job, step=Step.EXECUTE, early=False)
         host = hosted.get(pending.actuator)
         wrong = _addressed(case, host)
         if pending.phase is Phase.STARTED:
@@ -108,7 +109,7 @@ def _sort_window(left: Leftovers, job: Job, host: Hosted | None, deaths: int, cl
     if deaths >= _MOST_DEATHS:
         _log.error(events.REVERT_FAILED, command_key=job.command.key, reason="died twice")
         return
-    left.windows.append(replace(job, step=Step.REVERT, early=False))
+    left.windows.append(msgspec.structs.replace(job, step=Step.REVERT, early=False))
 
 
 def _unknown(
@@ -181,5 +182,5 @@ def _addressed(case: Case, host: Hosted | None) -> Refusal | None:
     except Refusal as refusal:
         return refusal
     early = host.early(command.action, command.target_name, case.response_type)
-    case.job = replace(job, command=command, early=early and not case.told)
+    case.job = msgspec.structs.replace(job, command=command, early=early and not case.told)
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from oc2d.actuator import Command
 from oc2d.engine.answers import ReplyTo
@@ -15,8 +15,7 @@ from oc2d.language.vocabulary import ResponseType
 __all__ = ["Admit", "Answer", "Drop", "Memory", "Repeat", "Verdict"]
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(msgspec.Struct, frozen=True):
     """By what a duplicate will be known: a key, or the delivery when there is no request id."""
 
     key: bytes | None
@@ -24,15 +23,13 @@ class Memory:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(msgspec.Struct, frozen=True):
     """Nothing is done and nothing sent."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """It ends here, with this response; `memory` None: it is not remembered.
 
     `durable` False is best effort: no journal, no promise (AMB-21).
@@ -46,8 +43,7 @@ class Answer:
     durable: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(msgspec.Struct, frozen=True):
     """A duplicate: its stored response once more, or nothing while the original runs."""
 
     known: Known
@@ -56,8 +52,7 @@ class Repeat:
     silent: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Admit:
+class Admit(msgspec.Struct, frozen=True):
     """A command for an actuator."""
 
     host: Hosted

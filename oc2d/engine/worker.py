@@ -6,11 +6,11 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
 from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from oc2d.actuator import Actuator, Command, Reason, Response
@@ -36,8 +36,7 @@ class Step(Enum):
     REVERT = "revert"  # its window is over
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """One step of one request; `early` asks for a 102 before it is executed.
 
     `suspect` was running when the process died: it runs alone, so that nothing else is blamed when

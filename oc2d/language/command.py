@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -40,8 +40,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """What the action is done to: `value` is typed for a core target (`TARGET_TYPES`).
 
     For a target of a profile (`slpf:rule_number`) it is the tree: the profile knows the type
@@ -52,8 +51,7 @@ class Target:
     value: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Args:
+class Args(msgspec.Struct, frozen=True):
     """The arguments; times and duration in milliseconds (LANG-7, LANG-19).
 
     `profiles` holds the tree of each profile's own arguments by NSID; `unknown` the names that are
@@ -64,20 +62,18 @@ class Args:
     stop_time: int | None = None
     duration: int | None = None
     response_requested: ResponseType | None = None
-    profiles: Mapping[str, Tree] = field(default_factory=lambda: MappingProxyType({}))
+    profiles: Mapping[str, Tree] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     unknown: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Specified:
+class Specified(msgspec.Struct, frozen=True):
     """The actuator that shall execute: its profile and a tree of specifiers (LANG-34)."""
 
     nsid: str
     specifiers: Tree
 
 
-@dataclass(frozen=True, slots=True)
-class OpenC2Command:
+class OpenC2Command(msgspec.Struct, frozen=True):
     """A command whose structure is right.
 
     `notes` say what was changed on the way in: ranges that lost their host bits (AMB-31).

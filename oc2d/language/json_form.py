@@ -31,6 +31,8 @@ def looks_like(payload: bytes) -> bool:
 def decode(payload: bytes, *, depth: int, items: int) -> Any:  # noqa: ANN401 - a tree
     """Decode one JSON text; raises `BadRequest`. The limits are checked before anything nests."""
     _check_size(payload, depth, items)
+    if (tree := _quickly(payload)) is not None:
+        return tree
     try:
         text = payload.removeprefix(codecs.BOM_UTF8).decode()
         tree = _DECODER.decode(text)
@@ -43,6 +45,31 @@ def decode(payload: bytes, *, depth: int, items: int) -> Any:  # noqa: ANN401 - 
     except json.JSONDecodeError as error:
         raise BadRequest(f"the payload is not JSON: {error}") from None
     return tree
+
+
+def _quickly(payload: bytes) -> Any:  # noqa: ANN401 - a tree, or None
+    """Decode a text in which nothing can be wrong, in a third of the time; None: look closely.
+
+    Each member has a colon: when there are no more of them than members, no name occurs twice.
+    """
+    if b"\\u" in payload:
+        return None
+    try:
+        tree = _QUICK.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    members = 0
+    waiting = [tree]
+    for node in waiting:
+        kind = type(node)
+        if kind is dict:
+            members += len(node)
+            waiting += node.values()
+        elif kind is list:
+            waiting += node
+        elif kind is float or (kind is int and not -_LARGEST <= node <= _LARGEST):
+            return None
+    return tree if members == payload.count(b":") else None
 
 
 def encode(tree: Any) -> bytes:  # noqa: ANN401 - a tree
@@ -96,6 +123,7 @@ def _constant(name: str) -> NoReturn:
     raise BadRequest(f"{name} is no JSON value")
 
 
+_QUICK = msgspec.json.Decoder()
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
 )

@@ -6,6 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from oc2d.errors import BadRequest
 from oc2d.language.codec import Tree
 from oc2d.language.reading import shown
@@ -36,8 +38,7 @@ class MessageKind(str, Enum):
 _KINDS = {kind.value: kind for kind in MessageKind}
 
 
-@dataclass(frozen=True, slots=True)
-class Headers:
+class Headers(msgspec.Struct, frozen=True):
     """Who, when, which; `sender` is `from` on the wire. Nothing here is proven (LANG-9)."""
 
     request_id: str | None = None
@@ -46,8 +47,7 @@ class Headers:
     to: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """A message whose wrapper is right; `content` is still a tree."""
 
     headers: Headers

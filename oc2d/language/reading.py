@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from oc2d.language.codec import Encoding, Tree
 
@@ -27,13 +28,12 @@ def inside(path: str, name: str) -> str:
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_:-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """How a tree is read; `masked` collects what lost its host bits (AMB-31)."""
 
     encoding: Encoding
     strict_cidr: bool = False
-    masked: list[str] = field(default_factory=list)
+    masked: list[str] = msgspec.field(default_factory=list)
 
 
 class Value:

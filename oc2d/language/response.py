@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
+
+import msgspec
 
 from oc2d.errors import BadRequest
 from oc2d.language.codec import Encoding, Tree
@@ -15,8 +17,7 @@ from oc2d.language.vocabulary import Action, StatusCode
 __all__ = ["OpenC2Response", "ReadResponse", "Results", "parse_response", "response_tree"]
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+class Results(msgspec.Struct, frozen=True):
     """What there is to report; None is left out.
 
     `profiles` may be empty: a Consumer without plugins says so (LANG-49). `extensions` are the
@@ -27,11 +28,10 @@ class Results:
     profiles: tuple[str, ...] | None = None
     pairs: Mapping[Action, tuple[str, ...]] | None = None
     rate_limit: float | None = None
-    extensions: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    extensions: Mapping[str, object] = msgspec.field(default_factory=lambda: MappingProxyType({}))
 
 
-@dataclass(frozen=True, slots=True)
-class OpenC2Response:
+class OpenC2Response(msgspec.Struct, frozen=True):
     """One reply to a command."""
 
     status: StatusCode

@@ -14,8 +14,6 @@ import ssl
 import struct
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final
 
 import paho.mqtt.client as paho
@@ -24,27 +22,16 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from oc2d.mqtt.properties import Delivery, decode_publish
+from oc2d.mqtt.framing import whole
+from oc2d.mqtt.packets import Ack, Connack, Disconnect, Kind, Packet, Pong, Suback, reason_text
+from oc2d.mqtt.properties import decode_publish
 from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import ServerLimits
 from oc2d.mqtt.tls_failure import tls_failure
 
-__all__ = [
-    "PROTOCOL_ERROR",
-    "Ack",
-    "Connack",
-    "Disconnect",
-    "Kind",
-    "Link",
-    "LinkLost",
-    "Packet",
-    "Pong",
-    "Suback",
-    "reason_text",
-]
+__all__ = ["PROTOCOL_ERROR", "Link", "LinkLost"]
 
 _CHUNK: Final = 1 << 16
 _MOST_PER_FILL: Final = 4 * _CHUNK
@@ -68,64 +55,6 @@ class LinkLost(Exception):  # noqa: N818  an event rather than a mistake
     def __init__(self, text: str, code: int | None = None) -> None:
         super().__init__(text)
         self.code = code
-
-
-class Kind(IntEnum):
-    """The packets that acknowledge, as the high half of their first byte says it."""
-
-    PUBACK = 4
-    PUBREC = 5
-    PUBREL = 6
-    PUBCOMP = 7
-
-
-@dataclass(frozen=True, slots=True)
-class Ack:
-    """PUBACK, PUBREC, PUBREL or PUBCOMP."""
-
-    kind: Kind
-    packet_id: int
-    reason: int
-
-
-@dataclass(frozen=True, slots=True)
-class Connack:
-    """The broker's answer to CONNECT; `refusal` says why it does not want us."""
-
-    session_present: bool
-    refusal: str | None
-    limits: ServerLimits
-
-
-@dataclass(frozen=True, slots=True)
-class Suback:
-    """The reason codes of a SUBSCRIBE, in the order of its filters."""
-
-    packet_id: int
-    codes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnect:
-    """The broker ends the connection."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Pong:
-    """PINGRESP."""
-
-
-Packet = Ack | Connack | Delivery | Disconnect | Pong | Suback
-
-
-def reason_text(kind: int, code: int) -> str:
-    """Name a reason code of packet type `kind` (MQTT 5.0 section 2.4), with its number."""
-    try:
-        return f"{ReasonCode(kind, identifier=code)} ({code:#04x})"
-    except KeyError:
-        return f"reason {code:#04x}"
 
 
 class Link(paho.Client):
@@ -214,6 +143,8 @@ class Link(paho.Client):
         self._packets = []
         while self._at < len(self._buffer) and len(self._packets) < most:
             try:
+                if self._packet_whole():
+                    continue
                 # paho's framing: it asks _sock_recv for bytes and calls _packet_handle
                 rc = self._packet_read()
             except MalformedPacket as error:
@@ -221,6 +152,18 @@ class Link(paho.Client):
             if rc not in {MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_AGAIN}:
                 raise LinkLost("malformed packet from the broker", _MALFORMED)
         return self._packets
+
+    def _packet_whole(self) -> bool:
+        """Decode one packet without paho's framing, if it is small and all of it is here."""
+        most = self.settings.maximum_packet_size
+        if self._in_packet["command"] or not (found := whole(self._buffer, self._at, most)):
+            return False
+        first, (start, self._at) = self._buffer[self._at], found
+        try:
+            self._handle(first, self._buffer[start : self._at])
+        except MalformedPacket as error:
+            raise LinkLost(f"malformed packet from the broker: {error}", _MALFORMED) from error
+        return True
 
     def _sock_recv(self, bufsize: int) -> bytes:
         """Feed paho from our buffer in place of the socket."""
@@ -241,14 +184,14 @@ class Link(paho.Client):
 
     def _packet_handle(self) -> MQTTErrorCode:
         """Decode one packet in place of paho's handlers, which act on it at once."""
-        first = self._in_packet["command"]
-        body = bytes(self._in_packet["packet"])
-        kind = first >> 4
+        self._handle(self._in_packet["command"], bytes(self._in_packet["packet"]))
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _handle(self, first: int, body: bytes) -> None:
         try:
-            self._packets.append(self._decode(kind, first, body))
+            self._packets.append(self._decode(first >> 4, first, body))
         except (ValueError, struct.error) as error:
             raise MalformedPacket(str(error)) from error
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _decode(self, kind: int, first: int, body: bytes) -> Packet:
         if kind == PacketTypes.PUBLISH:

@@ -7,27 +7,18 @@ its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
+import msgspec
 import structlog
 from paho.mqtt.packettypes import PacketTypes
 
 from oc2d.engine.ports import Inbound, Intake, Outgoing, Token
 from oc2d.mqtt import events
-from oc2d.mqtt.client import (
-    PROTOCOL_ERROR,
-    Ack,
-    Connack,
-    Kind,
-    Link,
-    LinkLost,
-    Packet,
-    Suback,
-    reason_text,
-)
+from oc2d.mqtt.client import PROTOCOL_ERROR, Link, LinkLost
 from oc2d.mqtt.inbox import Inbox
 from oc2d.mqtt.outbox import Entry, Outbox, Stage
+from oc2d.mqtt.packets import Ack, Connack, Kind, Packet, Suback, reason_text
 from oc2d.mqtt.properties import Delivery, encode_publish, properties
 from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import ServerLimits
@@ -347,7 +338,7 @@ class Conversation:
         _log.error(events.RESPONSE_TOO_LARGE, handle=message.handle, size=len(packet), maximum=most)
         shorter = self._shorten(message, room) if self._shorten is not None and room > 0 else None
         if shorter is not None:
-            entry.message = replace(shorter, handle=message.handle)
+            entry.message = msgspec.structs.replace(shorter, handle=message.handle)
             packet = self._packet(entry)
             if len(packet) <= most:
                 return packet

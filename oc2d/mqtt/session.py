@@ -22,9 +22,10 @@ import structlog
 
 from oc2d.engine.ports import Intake, Outgoing, Token
 from oc2d.mqtt import events
-from oc2d.mqtt.client import PROTOCOL_ERROR, Connack, Disconnect, Link, LinkLost, Packet
+from oc2d.mqtt.client import PROTOCOL_ERROR, Link, LinkLost
 from oc2d.mqtt.conversation import ROOM, Conversation, Shorten
 from oc2d.mqtt.dial import Dial
+from oc2d.mqtt.packets import Connack, Disconnect, Packet
 from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import Address, LinkObserver, LinkStatus
 

@@ -30,7 +30,7 @@ _FILE = "slpf.db"
 _MARK = "slpf.boot"
 _VERSION = 1
 _OUTCOMES = 100_000
-_SLICE = 100  # outcomes forgotten in one transaction at most, beside the one it adds
+_SLICE = 1000  # outcomes forgotten in one transaction at most: more than one can add
 
 # `twin` finds rules by key, and holds all of them a second time, should the table be damaged.
 _SCHEMA = f"""
@@ -92,7 +92,7 @@ class Store:
         path = state_directory / _FILE
         self._file, self.repaired = _open(path)
         self._next = FIRST_AUTOMATIC
-        self._numbered = False
+        self._numbered = self._remembered = False
         try:
             self.damaged = salvage.set_aside(path)
             self._next = self._meta("next") or FIRST_AUTOMATIC
@@ -113,6 +113,8 @@ class Store:
             yield
             if self._numbered:
                 self._keep_next()
+            if self._remembered:
+                self._forget_oldest()
             self._file.execute("COMMIT")
         except BaseException:
             if self._file.in_transaction:
@@ -206,14 +208,11 @@ class Store:
 
     def remember(self, key: str, outcome: Outcome) -> None:
         """Keep what the command was answered."""
-        added = self._file.execute(
+        self._file.execute(
             "INSERT INTO outcome(key, status, text, number) VALUES (?, ?, ?, ?)",
             (key, outcome.status, outcome.text, outcome.number),
         )
-        self._file.execute(
-            "DELETE FROM outcome WHERE seq IN (SELECT seq FROM outcome WHERE seq <= ? LIMIT ?)",
-            ((added.lastrowid or 0) - _OUTCOMES, _SLICE),
-        )
+        self._remembered = True
 
     def keep_permits(self, permits: Collection[Permit]) -> None:
         """Keep these endpoints for the next start, and no others."""
@@ -247,6 +246,14 @@ class Store:
         self._file.execute("REPLACE INTO meta VALUES ('next', ?)", (self._next,))
         self._file.execute("DELETE FROM spent WHERE number > ?", (self._next,))
         self._numbered = False
+
+    def _forget_oldest(self) -> None:
+        self._file.execute(
+            "DELETE FROM outcome WHERE seq IN (SELECT seq FROM outcome"
+            " WHERE seq <= (SELECT max(seq) FROM outcome) - ? LIMIT ?)",
+            (_OUTCOMES, _SLICE),
+        )
+        self._remembered = False
 
     def _meta(self, name: str) -> int | None:
         row = self._file.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()

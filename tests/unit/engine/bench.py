@@ -7,12 +7,13 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cbor2
 import pluggy
+from msgspec.structs import replace
 
 from oc2d.actuator import Actuator
 from oc2d.config import Broker, Compat, Config, Limits, Policy

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import replace
 
+import msgspec
 import pytest
 
 from oc2d.actuator import Endpoint, Response
@@ -129,7 +129,7 @@ def test_an_answer_that_the_broker_cannot_take_becomes_a_short_one(build, door, 
     again = bench.replies[0]
     assert (again.status, again.headers) == (500, reply.headers)
     assert Answers.shorten(reply.outgoing, 10) is None
-    unreadable = replace(reply.outgoing, payload=b'{"a":' * 40 + b"1" + b"}" * 40)
+    unreadable = msgspec.structs.replace(reply.outgoing, payload=b'{"a":' * 40 + b"1" + b"}" * 40)
     assert Answers.shorten(unreadable, 400) is None
 
 

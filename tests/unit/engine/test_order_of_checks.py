@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import cbor2
 import pytest
+from msgspec.structs import replace
 
 from oc2d.config import Compat, Limits, Policy
 from oc2d.engine.ports import Channel

@@ -7,6 +7,8 @@ import time
 
 import cbor2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from oc2d.errors import BadRequest
 from oc2d.language.codec import Encoding, InputLimits, decode, encode, guess, recognise
@@ -355,3 +357,50 @@ def test_error_texts_stay_short():
     with pytest.raises(BadRequest) as caught:
         from_cbor(b"\xa2" + cbor2.dumps(name) + b"\x00" + cbor2.dumps(name) + b"\x00")
     assert len(caught.value.text) < 300
+
+
+_NAMES = st.sampled_from(["a", "b", "a:b", "\\u0061", "é"])
+_LEAVES = st.sampled_from(
+    [
+        "1",
+        "-0",
+        "01",
+        "1.5",
+        "1e400",
+        "9007199254740993",
+        "1" * 30,
+        "NaN",
+        "null",
+        "true",
+        '"\\ud800"',
+        '"::"',
+        '"x\ty"',
+        '"\x7f"',
+        '"fe80::1"',
+        "",
+        "-",
+    ]
+)
+_TEXTS = st.recursive(
+    _LEAVES,
+    lambda inner: (
+        st.lists(st.tuples(_NAMES, inner), max_size=3).map(
+            lambda pairs: "{" + ",".join(f'"{name}" :{value}' for name, value in pairs) + "}"
+        )
+        | st.lists(inner, max_size=3).map(lambda values: "[" + ", ".join(values) + "]")
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.req("LANG-73", "LANG-76")
+@given(_TEXTS)
+def test_what_is_decoded_quickly_is_what_a_close_look_finds(text):
+    def outcome(payload):
+        try:
+            return repr(decode(payload, Encoding.JSON, InputLimits()))
+        except BadRequest as refusal:
+            return refusal.text
+
+    # a byte order mark sends it past the quick way
+    assert outcome(text.encode()) == outcome(b"\xef\xbb\xbf" + text.encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
 from typing import Annotated
 
 import msgspec
@@ -242,7 +241,7 @@ def test_a_refusal_stays_short_and_printable_whatever_the_names():
 
 def test_commands_are_frozen():
     command = parse()
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         command.action = Action.ALLOW
     with pytest.raises(AttributeError):
         command.target.value.network = None

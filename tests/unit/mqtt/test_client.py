@@ -13,7 +13,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
 
 from oc2d.mqtt import client
-from oc2d.mqtt.client import Ack, Connack, Disconnect, Kind, Link, LinkLost, Suback, reason_text
+from oc2d.mqtt.client import Link, LinkLost
+from oc2d.mqtt.packets import Ack, Connack, Disconnect, Kind, Suback, reason_text
 from oc2d.mqtt.settings import LinkSettings
 
 OVERRIDDEN = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import replace
 
 import cbor2
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ def delivery(payload: bytes, **changes: object) -> Inbound:
         content_type="application/openc2",
         payload_is_text=True,
     )
-    return replace(made, **changes)
+    return msgspec.structs.replace(made, **changes)
 
 
 def message(response: object, headers: object = HEADERS) -> bytes:
@@ -59,7 +60,7 @@ def test_a_response_in_concise_cbor_is_read_alike(encoding) -> None:
     response = {"status": 200, "results": {"slpf": {"rule_number": 7}, "rate_limit": 60}}
     payload = encode(json.loads(message(response)), Encoding.CONCISE)
     reply = read(payload, encoding=encoding)
-    assert replace(reply, warnings=()) == read(message(response))
+    assert dataclasses.replace(reply, warnings=()) == read(message(response))
     assert reply.warnings == () if encoding == "cbor" else len(reply.warnings) == 1
     assert "60" in reply_line(reply)
     assert "60.0" not in reply_line(reply)
