@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from oc2d import __version__
 from oc2d_sbom.inventory import Inventory, Package
 
 __all__ = ["FORMATS", "Format", "document_uuid"]
@@ -62,7 +62,7 @@ def _cyclonedx(inventory: Inventory, uuid: UUID, at: datetime) -> dict[str, Any]
     bom.metadata.timestamp = at
     bom.metadata.authors.add(OrganizationalContact(name=_AUTHOR))
     bom.metadata.tools.components.add(
-        Component(type=ComponentType.APPLICATION, name=_AUTHOR, version=__version__)
+        Component(type=ComponentType.APPLICATION, name=_AUTHOR, version=version(_AUTHOR))
     )
     host = Component(
         type=ComponentType.OPERATING_SYSTEM,
@@ -145,7 +145,7 @@ def _spdx(inventory: Inventory, uuid: UUID, at: datetime) -> dict[str, Any]:
         spdx_id=document_id,
         name=f"software of {inventory.host}",
         document_namespace=f"urn:uuid:{uuid}",
-        creators=[Actor(ActorType.TOOL, f"{_AUTHOR}-{__version__}")],
+        creators=[Actor(ActorType.TOOL, f"{_AUTHOR}-{version(_AUTHOR)}")],
         created=at.replace(tzinfo=None, microsecond=0),
     )
     packages = [system, *map(package, inventory.packages)]
@@ -154,6 +154,10 @@ def _spdx(inventory: Inventory, uuid: UUID, at: datetime) -> dict[str, Any]:
         Document(creation, packages, [], [], [], relations), stream, validate=False
     )
     tree: dict[str, Any] = json.loads(stream.getvalue())
+    for one in tree["packages"]:
+        for reference in one.get("externalRefs", ()):
+            # spdx-tools writes an underscore, which the schema of SPDX 2.3 does not know
+            reference["referenceCategory"] = "PACKAGE-MANAGER"
     return tree
 
 

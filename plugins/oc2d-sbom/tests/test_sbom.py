@@ -244,6 +244,8 @@ def test_the_documents_hold_what_is_installed_and_on_what_it_depends(sbom):
         if one["relationshipType"] == "DEPENDS_ON"
     }
     assert depends == {(ids["bash"], ids["libc6"])}
+    references = [ref for one in spdx["packages"] for ref in one.get("externalRefs", ())]
+    assert {one["referenceCategory"] for one in references} == {"PACKAGE-MANAGER"}
 
 
 @pytest.mark.req("SBOM-18")
