@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import platform
+import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any, Literal
 
+from oc2d import __version__
 from oc2d.actuator import Pair
 from oc2d.config import ActuatorTable
 from oc2d.config_file import Findings, inspect
 from oc2d.hook_plugins import parse_tables, takes_table
-from oc2d.plugins import Attempt, Failure, HookPlugin, Registry, discover, try_actuators
+from oc2d.plugin_search import Place, strays
+from oc2d.plugins import Attempt, Failure, HookPlugin, Registry, discover, hooks_of, try_actuators
 
 __all__ = ["PluginRow", "as_json", "list_plugins", "render"]
 
@@ -20,7 +26,9 @@ __all__ = ["PluginRow", "as_json", "list_plugins", "render"]
 class PluginRow:
     """One profile, one plugin of hooks only (`profile` is None), or one that did not load.
 
-    A table that no plugin serves has no `distribution`.
+    A table that no plugin serves has no `distribution`, what only looks like a plugin no
+    `entry_point`. `needs` are the versions of oc2d that its distribution asks for, `hooks` the
+    hooks that it implements, `where` the line at which it failed.
     """
 
     profile: str | None
@@ -30,6 +38,11 @@ class PluginRow:
     distribution: str | None = None
     version: str | None = None
     entry_point: str | None = None
+    location: str | None = None
+    order: int | None = None
+    needs: str = ""
+    hooks: tuple[str, ...] = ()
+    where: str = ""
 
 
 def list_plugins(config: Path, registry: Registry | None = None) -> list[PluginRow]:
@@ -45,7 +58,27 @@ def list_plugins(config: Path, registry: Registry | None = None) -> list[PluginR
         for plugin in registry.hooks
         if (plugin.source.distribution, plugin.source.entry_point) not in shown
     ]
-    return rows
+    rows += [PluginRow(profile=None, pairs={}, **asdict(stray)) for stray in strays()]
+    hooks = hooks_of(registry)
+    return [
+        replace(
+            row,
+            needs=_needs(row.distribution),
+            hooks=hooks.get((row.distribution or "", row.entry_point or ""), ()),
+        )
+        for row in rows
+    ]
+
+
+def _needs(distribution: str | None) -> str:
+    """Tell which versions of oc2d a distribution asks for, as it writes them."""
+    if distribution is None:
+        return ""
+    try:
+        wanted = requires(distribution) or []
+    except PackageNotFoundError:
+        return ""
+    return next((one for one in wanted if re.match(r"oc2d(?![\w.-])", one, re.IGNORECASE)), "")
 
 
 def _hooks(plugin: HookPlugin, findings: Findings) -> PluginRow:
@@ -95,6 +128,7 @@ def _failed(failure: Failure) -> PluginRow:
         profile=failure.profile,
         state="failed",
         reason=failure.reason,
+        where=failure.where,
         pairs={},
         **asdict(failure.source),
     )
@@ -131,17 +165,43 @@ def _pairs(pairs: Iterable[Pair]) -> dict[str, tuple[str, ...]]:
     return {action: tuple(sorted(grouped[action])) for action in sorted(grouped)}
 
 
-def render(rows: Iterable[PluginRow]) -> str:
-    """Write the list for people."""
-    blocks = []
-    for row in rows:
-        reason = f" ({row.reason})" if row.reason else ""
-        lines = [f"{row.profile or '-'}: {row.state}{reason}"]
-        if row.distribution is not None:
-            lines.append(f"  from {row.distribution} {row.version} ({row.entry_point})")
-        lines += [f"  {action}: {', '.join(targets)}" for action, targets in row.pairs.items()]
-        blocks.append("\n".join(lines))
-    return "\n".join(blocks) or "no plugins installed"
+def render(rows: Iterable[PluginRow], looked: Iterable[Place] = ()) -> str:
+    """Write the list for people, and where was looked."""
+    blocks = ["\n".join(_block(row)) for row in rows] or ["no plugins installed"]
+    if lines := [_line(place) for place in looked]:
+        python = f"Python {platform.python_version()}, {sys.executable}"
+        blocks.append(
+            "\n".join([f"looked for plugins of oc2d {__version__} ({python}) in", *lines])
+        )
+    return "\n".join(blocks)
+
+
+def _block(row: PluginRow) -> Iterator[str]:
+    yield f"{row.profile or '-'}: {row.state}" + (f" ({row.reason})" if row.reason else "")
+    if row.where:
+        yield f"  at {row.where}"
+    if row.distribution is not None:
+        entry = f" ({row.entry_point})" if row.entry_point else ""
+        yield f"  from {row.distribution} {row.version}{entry}"
+        if row.state == "failed":
+            needs = f", which needs {row.needs}" if row.needs else ""
+            yield f"  in {row.location}{needs}"
+    if row.hooks:
+        yield f"  hooks, loaded as number {row.order}: {', '.join(row.hooks)}"
+    yield from _pair_lines(row.pairs)
+
+
+def _line(place: Place) -> str:
+    return f"  {place.directory}: {place.problem or ', '.join(place.plugins) or 'none'}"
+
+
+def _pair_lines(pairs: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """Name actions with the same targets together."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for action, targets in pairs.items():
+        together.setdefault(targets, []).append(action)
+    for targets, actions in together.items():
+        yield f"  {', '.join(actions)}: {', '.join(targets)}"
 
 
 def as_json(rows: Iterable[PluginRow]) -> list[dict[str, Any]]:

@@ -6,15 +6,17 @@ Pure but for importing the plugins: nothing is started and nothing of the host i
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, cast
 
 import pluggy
 from pluggy import HookImpl
 
-from oc2d.actuator import Actuator, Pair
+from oc2d.actuator import API_VERSION, Actuator, Pair
 from oc2d.config import ActuatorTable, Config
 from oc2d.errors import ConfigError, PluginError, Problem
 from oc2d.hookspecs import ENTRY_POINT_GROUP, Hooks
@@ -30,6 +32,7 @@ __all__ = [
     "Registry",
     "Source",
     "discover",
+    "hooks_of",
     "load_actuators",
     "try_actuators",
 ]
@@ -44,11 +47,16 @@ _FIRST_PARTY = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a plugin comes from: an entry point of an installed distribution."""
+    """Where a plugin comes from: an entry point of a distribution, installed in `location`.
+
+    `order` counts from 1, as plugins are loaded.
+    """
 
     distribution: str
     version: str
     entry_point: str
+    location: str = ""
+    order: int = 0
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version} ({self.entry_point})"
@@ -64,11 +72,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a plugin is not used; `profile` is known only where the class itself was fine."""
+    """Why a plugin is not used; `profile` is known only where the class itself was fine.
+
+    `where` is the line of the plugin at which it went wrong, if it went that far.
+    """
 
     source: Source
     reason: str
     profile: str | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +146,12 @@ def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
     failures: list[Failure] = []
     hooks: list[HookPlugin] = []
     found_entries = entry_points(group=ENTRY_POINT_GROUP) if entries is None else entries
-    for entry in sorted(found_entries, key=lambda entry: (_source(entry).distribution, entry.name)):
-        source = _source(entry)
+    for order, entry in enumerate(sorted(found_entries, key=_by_name), 1):
+        source = _source(entry, order)
         try:
             classes = _classes_of(entry, manager, source)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises is its own failure
-            failures.append(Failure(source, _words(error)))
+            failures.append(Failure(source, _words(error), where=_where(error)))
             continue
         if manager.has_plugin(_plugin_name(source)):
             hooks.append(_hook_plugin(source, manager))
@@ -156,10 +168,23 @@ def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
     return Registry(manager, found, tuple(failures), tuple(hooks))
 
 
-def _source(entry: EntryPoint) -> Source:
+def hooks_of(registry: Registry) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Name the hooks of each plugin, by distribution and entry point."""
+    return {
+        (plugin.source.distribution, plugin.source.entry_point): tuple(sorted(plugin.functions))
+        for plugin in registry.hooks
+    }
+
+
+def _by_name(entry: EntryPoint) -> tuple[str, str]:
+    return (entry.dist.name if entry.dist else "", entry.name)
+
+
+def _source(entry: EntryPoint, order: int) -> Source:
     if entry.dist is None:
-        return Source("unknown", "unknown", entry.name)
-    return Source(entry.dist.name, entry.dist.version, entry.name)
+        return Source("unknown", "unknown", entry.name, order=order)
+    location = str(entry.dist.locate_file(""))
+    return Source(entry.dist.name, entry.dist.version, entry.name, location, order)
 
 
 def _plugin_name(source: Source) -> str:
@@ -182,7 +207,24 @@ def _words(error: BaseException) -> str:
     """Our own errors speak for themselves; of others the kind tells most."""
     if isinstance(error, PluginError):
         return str(error)
-    return f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError):
+        text += "; install what the plugin needs (pip install --no-deps does not)"
+    return text
+
+
+def _where(error: BaseException) -> str:
+    """Tell the line of the plugin in which it was raised: none of ours, none of the importing."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<") and "importlib" not in Path(frame.filename).parts
+    ]
+    here = Path(__file__).parent
+    theirs = [
+        f"{f.filename} line {f.lineno}" for f in frames if here not in Path(f.filename).parents
+    ]
+    return theirs[-1] if theirs else ""
 
 
 def _classes_of(
@@ -200,7 +242,17 @@ def _complete(actuator: object) -> type[Actuator]:
         raise PluginError(f"oc2d_actuators returned {actuator!r}, which is no Actuator class")
     if not hasattr(actuator, "profile"):
         raise PluginError(f"{actuator.__qualname__} names no profile")
+    if (api := actuator.api) is not None and not _offered(api):
+        wanted, here = (".".join(map(str, version)) for version in (api, API_VERSION))
+        raise PluginError(
+            f"{actuator.__qualname__} needs version {wanted} of the interface for plugins, "
+            f"this oc2d has {here}: install an oc2d or a plugin that fits"
+        )
     return actuator
+
+
+def _offered(api: tuple[int, int]) -> bool:
+    return api[0] == API_VERSION[0] and api[1] <= API_VERSION[1]
 
 
 def _register(plugin: object, manager: pluggy.PluginManager, name: str) -> Sequence[object]:

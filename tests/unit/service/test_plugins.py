@@ -234,14 +234,14 @@ def test_all_problems_of_all_tables_are_reported(install, refused):
     paths = [
         path
         for path, _ in refused(
-            "[policy]\norder = ['x-gate']\n[actuators.x-door]\n[actuators.x-dor]\n[actuators.pf]"
+            "[policy]\norder = ['x-gate']\n[actuators.x-door]\n[actuators.x-dor]\n[actuators.hunt]"
         )
     ]
     assert paths == [
         "actuators.x-door.keys[0]",
         "actuators.x-door",
         "actuators.x-dor",
-        "actuators.pf",
+        "actuators.hunt",
         "policy.order",
     ]
 
