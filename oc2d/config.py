@@ -116,3 +116,4 @@ class Config:
     compat: Compat = Compat()
     metrics: Metrics = Metrics()
     actuators: Mapping[str, ActuatorTable] = field(default_factory=dict)
+    plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
