@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import selectors
 import socket
 import socketserver
 import threading
@@ -47,10 +48,12 @@ class MetricsServer:
                 f"metrics.listen: cannot listen on {self._listen}: {error.strerror or error}"
             ) from error
         self._undo.callback(server.server_close)
-        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        wake, waker = socket.socketpair()
+        self._undo.enter_context(wake)
+        thread = threading.Thread(target=_serve, args=(server, wake), name="metrics", daemon=True)
         thread.start()
         self._undo.callback(thread.join)
-        self._undo.callback(server.shutdown)
+        self._undo.enter_context(waker)
 
     def stop(self) -> None:
         """Stop answering."""
@@ -76,10 +79,21 @@ class MetricsServer:
 class _TcpServer(socketserver.TCPServer):
     allow_reuse_address = True
     request_queue_size = 16
+    timeout = 0  # of `handle_request`: a client is there when it is called
 
 
 class _UnixServer(socketserver.UnixStreamServer):
     request_queue_size = 16
+    timeout = 0
+
+
+def _serve(server: socketserver.BaseServer, wake: socket.socket) -> None:
+    """Answer until the other end of `wake` is closed; `serve_forever` would look twice a second."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
+        selector.register(wake, selectors.EVENT_READ)
+        while all(key.fileobj is not wake for key, _ in selector.select()):
+            server.handle_request()
 
 
 def _handler(tell: Callable[[], str]) -> type[http.server.BaseHTTPRequestHandler]:
