@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wire import Wire, closed_loop
 
@@ -30,16 +31,23 @@ max_inflight_messages 0
 max_queued_messages 0
 set_tcp_nodelay true
 """
+TLS_PORT = 8883
+TLS_LISTENER = f"""\
+listener {TLS_PORT} 127.0.0.1
+certfile {{directory}}/broker.pem
+keyfile {{directory}}/broker.key
+"""
 CONSUMER = """\
 device_id = "{name}"
 [broker]
 host = "127.0.0.1"
-tls = false
+{broker}
 [state]
 directory = "{directory}/state"
 runtime_directory = "{directory}/run"
 [actuators.slpf]
 backend = "{backend}"
+{more}
 """
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
@@ -76,36 +84,73 @@ def running(*command: str | Path, **options: object) -> Iterator[subprocess.Pope
 
 
 @contextlib.contextmanager
-def broker(directory: Path) -> Iterator[None]:
+def broker(directory: Path, *, tls: bool = False) -> Iterator[int]:
+    """Run mosquitto; yields its process id. With `tls` it listens at `TLS_PORT` too."""
     config = directory / "mosquitto.conf"
-    config.write_text(BROKER)
-    with running("mosquitto", "-c", config, **QUIET):
+    config.write_text(BROKER + (TLS_LISTENER.format(directory=directory) if tls else ""))
+    if tls:
+        make_certificate(directory)
+    with running("mosquitto", "-c", config, **QUIET) as process:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with contextlib.suppress(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", PORT)).close()
-                yield
+                yield process.pid
                 return
             time.sleep(0.02)
         raise SystemExit("mosquitto does not listen")
 
 
-def oc2d_command(directory: Path, name: str, backend: str) -> list[str]:
+def make_certificate(directory: Path) -> None:
+    """Make `broker.pem`, which is its own authority, and `broker.key`."""
+    key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout broker.key"
+    name = "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 -days 2 -out broker.pem"
+    command = ["openssl", "req", "-x509", *key.split(), *name.split()]
+    subprocess.run(command, check=True, cwd=directory, **QUIET)
+    (directory / "broker.key").chmod(0o644)  # mosquitto reads it as a user of its own
+
+
+def oc2d_command(
+    directory: Path, name: str, backend: str, *, tls: bool = False, more: str = ""
+) -> list[str]:
+    """Configure a Consumer below `directory`; `more` are lines of `[actuators.slpf]` and further
+    tables."""
     for part in ("state", "run"):
         (directory / name / part).mkdir(parents=True, exist_ok=True)
     file = directory / name / "oc2d.toml"
-    file.write_text(CONSUMER.format(name=name, directory=directory / name, backend=backend))
+    link = f'ca_file = "{directory}/broker.pem"' if tls else "tls = false"
+    own = directory / name
+    file.write_text(
+        CONSUMER.format(name=name, broker=link, directory=own, backend=backend, more=more)
+    )
     return [sys.executable, "-m", "oc2d", "--config", str(file), "--foreground"]
 
 
-def consumer(
-    stack: contextlib.ExitStack, directory: Path, name: str, backend: str, tree: Path = ROOT
+def environment(*path: Path, tree: Path = ROOT) -> dict[str, str]:
+    """Where the modules of a checkout are; compiled once, as those of an installed oc2d are."""
+    parts = (".", "plugins/oc2d-slpf", "plugins/oc2d-log")
+    found = {key: text for key, text in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {
+        **found,
+        "PYTHONPATH": ":".join(map(str, [*(tree / part for part in parts), *path])),
+        "PYTHONPYCACHEPREFIX": str(ROOT / "build/bench-bytecode"),
+    }
+
+
+def consumer(  # noqa: PLR0913 - what makes one Consumer another
+    stack: contextlib.ExitStack,
+    directory: Path,
+    name: str,
+    backend: str,
+    tree: Path = ROOT,
+    *,
+    path: Sequence[Path] = (),
+    **options: Any,  # noqa: ANN401 - those of `oc2d_command`
 ) -> int:
     """Start an oc2d of this checkout, or of another one; returns its process id."""
-    path = ":".join(str(tree / part) for part in (".", "plugins/oc2d-slpf", "plugins/oc2d-log"))
-    command = oc2d_command(directory, name, backend)
-    environment = {**os.environ, "PYTHONPATH": path}
-    return stack.enter_context(running(*command, env=environment, cwd=tree, **QUIET)).pid
+    command = oc2d_command(directory, name, backend, **options)
+    known = environment(*path, tree=tree)
+    return stack.enter_context(running(*command, env=known, cwd=tree, **QUIET)).pid
 
 
 def until_answered(name: str) -> None:
@@ -121,8 +166,9 @@ def until_answered(name: str) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Processor time of the threads that live, to the nanosecond: proc's own counts hundredths."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def resident(pid: int) -> int:
