@@ -24,6 +24,7 @@ from wire import Wire, closed_loop
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 1883
 BROKER = f"""\
+user root
 listener {PORT} 127.0.0.1
 allow_anonymous true
 persistence false
