@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import lru_cache
 from pathlib import Path
@@ -62,7 +63,7 @@ def configure(mode: Format, level: Level = "info", stream: TextIO | None = None)
         structlog.processors.format_exc_info if whole else _name_exception,
     ]
     if mode != "journal":
-        processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+        processors.append(_stamp)
     processors += _renderers(mode, stream, native is not None)
     structlog.configure(
         processors=processors,
@@ -152,9 +153,9 @@ def _field_name(key: str) -> str:
 
 def _to_plain_line(_logger: object, _method: str, event: _Event) -> str:
     """Make what a terminal shows, without colours; a traceback follows on lines of its own."""
-    time, level = event.pop("timestamp"), event.pop("level")
+    when, level = event.pop("timestamp"), event.pop("level")
     exception = event.pop("exception", None)
-    line = f"{time} [{level:<8}] {_sentence(event)}"
+    line = f"{when} [{level:<8}] {_sentence(event)}"
     return line if exception is None else f"{line}\n{exception}"
 
 
@@ -192,6 +193,18 @@ def _is_journal(stream: TextIO) -> bool:
     except (OSError, ValueError):
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _stamp(_logger: object, _method: str, event: _Event) -> _Event:
+    """Say when, in UTC, as ISO 8601 has it."""
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    event["timestamp"] = f"{_whole_second(seconds)}.{nanoseconds // 1000:06d}Z"
+    return event
+
+
+@lru_cache(maxsize=1)
+def _whole_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _hide_secrets(_logger: object, _method: str, event: _Event) -> _Event:

@@ -6,7 +6,7 @@ transaction is on the disk goes into the `Batch`.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,16 +20,15 @@ from oc2d.engine import events
 from oc2d.engine.answers import Answers, Handles, ReplyTo, Written, refused
 from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, worded
 from oc2d.engine.clock import Clock
-from oc2d.engine.histogram import Histogram
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
+from oc2d.engine.ledger import Ledger
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.engine.schedule import Scheduler
 from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat
 from oc2d.engine.worker import Job, Outcome, OutcomeUnknown, Step, Worker
 from oc2d.errors import Failed, Refusal, Unavailable
-from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, encode
 from oc2d.language.command import extension_tree
 from oc2d.language.response import OpenC2Response
@@ -41,7 +40,6 @@ _log = structlog.get_logger("oc2d.engine")
 _PROCESSING = StatusCode.PROCESSING
 _STATUS_AFTER = 0.1  # seconds until `status` is told that a command still runs (AMB-18)
 _REVERT_AGAIN = 10.0  # seconds until a failed revert is tried again
-_LAST = 20
 _NEVER = 1 << 62
 
 
@@ -65,6 +63,7 @@ class Cases:
         self._answers = answers
         self._scheduler = scheduler
         self._hooks = hooks
+        self.ledger = Ledger(hooks, clock)
         self._clock = clock
         self.workers: dict[str, Worker] = {}
         self.due: Callable[[Job], None]  # the engine's; called by the scheduler
@@ -72,9 +71,6 @@ class Cases:
         self.by_producer: Counter[str | None] = Counter()
         self.held = 0
         self.counters: Counter[str] = Counter()
-        self.outcomes: Counter[tuple[str, str, int]] = Counter()
-        self.durations = Histogram()
-        self.last: deque[dict[str, object]] = deque(maxlen=_LAST)
         # Due times of interim answers, one line for each delay, so that each is in order.
         self._interim: dict[ResponseType, OrderedDict[int, float]] = {
             ResponseType.STATUS: OrderedDict(),
@@ -109,7 +105,9 @@ class Cases:
         if not verdict.silent:
             self._send(written, verdict.to, batch, durable=verdict.durable)
         status = written.status
-        batch.then.append(lambda: self._tell(verdict.request, verdict.to, topic, status, 0.0))
+        batch.then.append(
+            partial(self.ledger.enter, verdict.request, verdict.to, topic, status, 0.0)
+        )
 
     def _repeat(self, verdict: Repeat, topic: str, batch: Batch) -> None:
         self.counters["duplicates"] += 1
@@ -120,7 +118,9 @@ class Cases:
         if stored is not None and not verdict.silent and not follows:
             self._post(self._answers.repeat(stored, verdict.to), batch)
         batch.then.append(
-            lambda: self._tell(verdict.request, verdict.to, topic, None, 0.0, duplicate=True)
+            partial(
+                self.ledger.enter, verdict.request, verdict.to, topic, None, 0.0, duplicate=True
+            )
         )
 
     def _admit(self, verdict: Admit, batch: Batch) -> None:
@@ -272,7 +272,9 @@ class Cases:
         batch.undo.append(lambda: self.reopen(case))
         duration = (self._clock.monotonic() - case.begun) * 1000
         topic = case.origin.topic
-        batch.then.append(lambda: self._tell(case.request, case.to, topic, status, duration))
+        batch.then.append(
+            partial(self.ledger.enter, case.request, case.to, topic, status, duration)
+        )
 
     def _spoken(self, outcome: Outcome, case: Case) -> Written:
         """Turn an outcome into a response that can be sent, whatever the plugin put into it."""
@@ -382,35 +384,3 @@ class Cases:
         if memory.key is None:
             return _NEVER
         return self._clock.wall() // 1000 + self.settings.remember
-
-    def _tell(  # noqa: PLR0913 - the canonical line
-        self,
-        request: Request | None,
-        to: ReplyTo,
-        topic: str,
-        status: int | None,
-        duration_ms: float,
-        *,
-        duplicate: bool = False,
-    ) -> None:
-        """Log the one line of a request (DESIGN 2), count it, tell the hooks."""
-        command = request.command if request else None
-        line: dict[str, object] = {
-            "request_id": to.request_id,
-            "producer": to.producer,
-            "topic": topic,
-            "profile": request.profile if request else None,
-            "action": command.action.value if command else None,
-            "target": command.target.name if command else None,
-            "command_id": (command and command.command_id) or to.request_id,  # LANG-5
-            "status": None if status is None else int(status),
-            "duration_ms": round(duration_ms, 2),
-            "duplicate": duplicate,
-        }
-        _log.info(events.REQUEST, **line)
-        self.last.append({"at": self._clock.wall(), **line})
-        if request is not None and status is not None:
-            key = (request.profile or "", request.command.action.value, int(status))
-            self.outcomes[key] += 1
-            self.durations.add(duration_ms)
-            self._hooks.response(request, int(status), duration_ms)

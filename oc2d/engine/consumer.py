@@ -218,7 +218,7 @@ class Consumer:
     @property
     def durations(self) -> Histogram:
         """How long commands took since the start."""
-        return self._cases.durations
+        return self._cases.ledger.durations
 
     @property
     def queued(self) -> int:

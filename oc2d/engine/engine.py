@@ -393,8 +393,8 @@ class Engine:
             "counters": dict(cases.counters),
             "outcomes": [
                 {"profile": profile, "action": action, "status": status, "count": count}
-                for (profile, action, status), count in list(cases.outcomes.items())
+                for (profile, action, status), count in list(cases.ledger.outcomes.items())
             ],
-            "last": list(cases.last),
+            "last": list(cases.ledger.last),
             "journal_error": self.journal_error,
         }

@@ -21,7 +21,7 @@ from oc2d.engine.hooks import Hooks
 from oc2d.engine.journal import Journal, Known, Origin
 from oc2d.engine.limits import Load, Rate
 from oc2d.engine.ports import Channel, Inbound
-from oc2d.engine.selection import Hosted, Mismatch, capabilities, compose, select
+from oc2d.engine.selection import Choice, Hosted, Mismatch, capabilities, compose, select
 from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat, Verdict
 from oc2d.engine.window import Window, window_of
 from oc2d.errors import (
@@ -37,7 +37,7 @@ from oc2d.errors import (
 from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, InputLimits, Tree, decode, recognise
 from oc2d.language.command import Dialect, OpenC2Command, fingerprint, parse_command
-from oc2d.language.features import answer_features
+from oc2d.language.features import answer_features, is_query_features
 from oc2d.language.ids import Names
 from oc2d.language.message import (
     Envelope,
@@ -67,7 +67,7 @@ class _Asked(msgspec.Struct, frozen=True):
     headers: Headers
     request: Request
     to: ReplyTo
-    memory: Memory
+    memory: Memory | None
     silent: bool
 
 
@@ -205,13 +205,15 @@ class Gate:
             self._permit(headers)
         except Refusal as refusal:
             return Answer(refused(refusal), to, silent=silent)
-        memory = _memory(message, headers, fingerprint(envelope.content, command))
+        asks = command is not None and is_query_features(command)
+        # changes nothing, so a duplicate may be answered anew: kilobytes not to remember
+        memory = None if asks else _memory(message, headers, fingerprint(envelope.content, command))
         request = (
             None
             if command is None
             else Request(headers.request_id, headers.sender, message.topic, None, command)
         )
-        known = self._known(message, memory)
+        known = self._known(message, memory) if memory else None
         if known is not None:
             return Repeat(known, to, request, silent)
         try:
@@ -290,12 +292,11 @@ class Gate:
             if reason := self._hooks.authorise(request):
                 raise Forbidden(reason)
             choice = select(command, to.encoding, asked.message.profile, self._hosted)
-            if choice.host is None:
-                # changes nothing, so a duplicate may be answered anew: kilobytes not to remember
+            if choice.host is None or memory is None:
                 response = answer_features(command, self._capabilities)
                 return Answer(response, to, request, None, asked.silent)
             request = replace(request, profile=choice.host.nsid)
-            return self._admit(asked, request, choice.host, guessed=choice.guessed)
+            return self._admit(asked, request, choice, choice.host, memory)
         except Mismatch:
             if not self._directed(asked.message, asked.headers.to):
                 return Drop("for another actuator")
@@ -321,8 +322,10 @@ class Gate:
         mine = self._names - self._shared
         return message.channel is Channel.DEVICE or not mine.isdisjoint(to)
 
-    def _admit(self, asked: _Asked, request: Request, host: Hosted, *, guessed: bool) -> Admit:
-        command, to, memory = request.command, asked.to, asked.memory
+    def _admit(
+        self, asked: _Asked, request: Request, choice: Choice, host: Hosted, memory: Memory
+    ) -> Admit:
+        command, to = request.command, asked.to
         window = window_of(command.args, self._clock)
         typed = compose(command, to.encoding, host, key="", producer=to.producer, window=window)
         if self._load.stuck(host.nsid):
@@ -338,7 +341,7 @@ class Gate:
             response_type=_response_type(command),
             memory=memory,
             reused_id=memory.key is not None and self._journal.id_reused(memory.key),
-            guessed=guessed,
+            guessed=choice.guessed,
         )
 
     def _origin(self, message: Inbound, to: ReplyTo, window: Window) -> Origin:

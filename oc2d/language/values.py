@@ -151,10 +151,10 @@ class Features(tuple[Feature, ...], Value):
         if not isinstance(tree, list):
             raise ValueError(f"a list of features expected, not {shown(tree)}")  # noqa: TRY004 - `read` raises ValueError
         for name in tree:
-            if name not in _FEATURES:
+            if not isinstance(name, str) or name not in _FEATURES:
                 names = ", ".join(_FEATURES)
                 raise ValueError(f"no feature {shown(name)}; there are {names}")
-        return cls(dict.fromkeys(map(Feature, tree)))
+        return cls(dict.fromkeys([_FEATURES[name] for name in tree]))
 
     def tree(self, encoding: Encoding) -> Tree:
         """Write the list of names."""
@@ -162,7 +162,7 @@ class Features(tuple[Feature, ...], Value):
         return [feature.value for feature in self]
 
 
-_FEATURES = [feature.value for feature in Feature]
+_FEATURES = {feature.value: feature for feature in Feature}
 
 
 class Properties(tuple[str, ...], Value):

@@ -430,4 +430,4 @@ def test_nothing_is_kept_of_a_finished_request(build, door):
     assert all(not line for line in cases._interim.values())
     assert len(bench.consumer.engine._handles) == 0
     assert bench.consumer.engine._done == []
-    assert len(cases.last) == 20
+    assert len(cases.ledger.last) == 20
