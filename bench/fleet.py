@@ -113,7 +113,7 @@ def measure_sessions(broker: int, count: int, rounds: int) -> None:
     machine.table(f"fleet: {count} sessions in one process", [*each.values()], limit)
 
 
-def measure_processes(broker: int, count: int, rounds: int, directory: Path) -> None:
+def measure_processes(count: int, rounds: int, directory: Path) -> None:
     """What so many real Consumers take to answer, beside as many sessions."""
     took = Figure(f"{count} oc2d, to the last response", "ms")
     bare = Figure(f"{count} sessions, to the last response", "ms")
@@ -161,7 +161,7 @@ def measure(options: argparse.Namespace, directory: Path) -> None:
     with machine.broker(directory) as broker:
         for count in several:
             measure_sessions(broker, count, rounds)
-        measure_processes(broker, processes, rounds, directory)
+        measure_processes(processes, rounds, directory)
 
 
 def main() -> None:

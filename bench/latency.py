@@ -24,7 +24,6 @@ from commands import deny
 from machine import PORT, QUIET, ROOT, Figure, consumer, query
 from wire import PUBACK, PUBLISH, Wire, packet
 
-
 NAP = 5.0  # seconds
 SLOW = f"""\
 import time

@@ -146,7 +146,7 @@ def consumer(  # noqa: PLR0913 - what makes one Consumer another
     tree: Path = ROOT,
     *,
     path: Sequence[Path] = (),
-    **options: Any,  # noqa: ANN401 - those of `oc2d_command`
+    **options: Any,  # those of `oc2d_command`
 ) -> int:
     """Start an oc2d of this checkout, or of another one; returns its process id."""
     command = oc2d_command(directory, name, backend, **options)
@@ -194,7 +194,7 @@ def table(title: str, figures: Sequence[Figure], limit: str) -> None:
     for figure in figures:
         middle = statistics.median(figure.values)
         spread = f"{middle:.4g} ({min(figure.values):.4g}-{max(figure.values):.4g})"
-        ratio = f"{middle / statistics.median(figure.baseline):7.2f}" if figure.baseline else ""
+        ratio = f"{middle / statistics.median(figure.baseline):7.3g}" if figure.baseline else ""
         print(f"{figure.name:40} {spread:>26} {ratio:>7} {figure.unit} {figure.note}".rstrip())
     print(f"limit: {limit}", flush=True)
     if path := os.environ.get("OC2D_BENCH_JSON"):
@@ -204,13 +204,19 @@ def table(title: str, figures: Sequence[Figure], limit: str) -> None:
 
 
 def main(
-    measure: Callable[[argparse.Namespace, Path], None], parser: argparse.ArgumentParser
+    measure: Callable[[argparse.Namespace, Path], None],
+    parser: argparse.ArgumentParser,
+    before: Callable[[argparse.Namespace], None] = lambda _: None,
 ) -> None:
-    """Run `measure` in namespaces of its own, in a directory on the disk of the checkout."""
+    """Run `measure` in namespaces of its own, in a directory on the disk of the checkout.
+
+    `before` runs outside of them, where there is a network.
+    """
     parser.add_argument("--quick", action="store_true", help="few and short rounds")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.inside:
+        before(options)
         command = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
         os.execvp(command[0], [*command, sys.executable, *sys.argv, "--inside"])  # noqa: S606
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

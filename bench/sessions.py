@@ -32,23 +32,29 @@ def serve(sessions: list[Wire]) -> None:
     pinged = 0
     while True:
         for place, _ in poll.poll():
-            if place == 0:
-                if not sys.stdin.readline():
-                    return
-                pinged = len(sessions)
+            if place:
+                number = numbers[place]
+                pinged += take(sessions[number], number)
+            elif sys.stdin.readline():
                 for session in sessions:
                     session.socket.sendall(packet(PINGREQ, b""))
-                continue
-            session = sessions[numbers[place]]
-            for kind, body in session.packets():
-                if kind == PINGRESP:
-                    pinged -= 1
-                    if not pinged:
-                        print("pinged", flush=True)
-                elif kind & 0xF0 == PUBLISH & 0xF0:
-                    after = 2 + int.from_bytes(body[:2], "big")
-                    out = session.publication("oc2/rsp", "rsp", answer(numbers[place]))
-                    session.socket.sendall(packet(PUBACK, body[after : after + 2]) + out)
+            else:
+                return
+        if pinged == len(sessions):
+            print("pinged", flush=True)
+            pinged = 0
+
+
+def take(session: Wire, number: int) -> int:
+    """Answer what has come; returns how many PINGRESP were there."""
+    pinged = 0
+    for kind, body in session.packets():
+        pinged += kind == PINGRESP
+        if kind & 0xF0 == PUBLISH & 0xF0:
+            after = 2 + int.from_bytes(body[:2], "big")
+            out = session.publication("oc2/rsp", "rsp", answer(number))
+            session.socket.sendall(packet(PUBACK, body[after : after + 2]) + out)
+    return pinged
 
 
 def main() -> None:
