@@ -149,7 +149,7 @@ def show(window: int, rows: list[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.5, help="length of each measurement")
+    parser.add_argument("--seconds", type=float, default=1.2, help="length of each measurement")
     parser.add_argument("--windows", type=int, nargs="*", help="commands unanswered at a time")
     parser.add_argument("--against", type=Path, help="another checkout to compare with")
     machine.main(measure, parser)

@@ -97,7 +97,7 @@ def make_busy(wire: Wire, seconds: float) -> None:
 
 
 def measure(options: argparse.Namespace, directory: Path) -> None:
-    rounds, seconds = (1, 3.0) if options.quick else (3, options.seconds)
+    rounds, seconds = (1, 3.0) if options.quick else (2, options.seconds)
     with contextlib.ExitStack() as stack:
         stack.enter_context(machine.broker(directory))
         echo = (sys.executable, ROOT / "bench/echo.py", "paho", str(PORT))
@@ -122,7 +122,7 @@ def measure(options: argparse.Namespace, directory: Path) -> None:
                     if name == "beside":
                         make_busy(slow, seconds)
                     found = steady(wire, f"oc2/cmd/device/{name}", command, rate, seconds)
-                    shares = statistics.quantiles(found, n=100)
+                    shares = statistics.quantiles(found, n=100, method="inclusive")
                     for share in (50, 99):
                         figure = figures.setdefault(
                             (title, share), Figure(f"{title}, p{share}", "ms")

@@ -50,6 +50,7 @@ runtime_directory = "{directory}/run"
 backend = "{backend}"
 {more}
 """
+IMPORTS = "import oc2d.cli, oc2d.daemon, oc2d.logs, oc2d_slpf.nftables"
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
@@ -226,6 +227,8 @@ def main(
     kind = subprocess.check_output(["stat", "-f", "-c", "%T", directory], text=True).strip()
     load = os.getloadavg()[0]
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, load {load:.1f}, {kind}")
+    # what is compiled here is there for every Consumer, as in an installed oc2d
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True, env=environment())
     try:
         measure(options, directory)
     finally:

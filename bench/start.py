@@ -24,7 +24,6 @@ from machine import QUIET, Figure, cpu_seconds, oc2d_command, resident, running
 
 _VERBOSE = machine.BROKER + "log_type all\nlog_dest stderr\n"
 _BARE = "import paho.mqtt.client, sqlite3, structlog, msgspec, pluggy, importlib.metadata"
-_ALL = "import oc2d.cli, oc2d.daemon, oc2d.logs, oc2d_slpf.nftables, oc2d_slpf"
 _METRICS = f'[metrics]\nlisten = "127.0.0.1:{machine.PORT + 1}"\n'
 _LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s*(\S+)")
 
@@ -76,7 +75,7 @@ def profile_imports(rounds: int) -> None:
     """The ten dearest modules, without what each imports in turn, and the dearest packages."""
     modules: dict[str, list[float]] = collections.defaultdict(list)
     packages: dict[str, list[float]] = collections.defaultdict(list)
-    command = [sys.executable, "-X", "importtime", "-c", _ALL]
+    command = [sys.executable, "-X", "importtime", "-c", machine.IMPORTS]
     for _ in range(rounds):
         done = subprocess.run(
             command, check=True, capture_output=True, text=True, env=machine.environment()
@@ -125,7 +124,7 @@ def measure_idle(directory: Path, seconds: float) -> None:
 def measure(options: argparse.Namespace, directory: Path) -> None:
     rounds, idle = (2, 2.0) if options.quick else (options.rounds, options.idle)
     # what is compiled here is there for all that follow
-    subprocess.run([sys.executable, "-c", _ALL], check=True, env=machine.environment())
+    subprocess.run([sys.executable, "-c", machine.IMPORTS], check=True, env=machine.environment())
     measure_start(directory, rounds)
     profile_imports(rounds)
     measure_idle(directory, idle)

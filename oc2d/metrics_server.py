@@ -59,7 +59,7 @@ class MetricsServer:
         """Stop answering."""
         self._undo.close()
 
-    def _make(self) -> socketserver.BaseServer:
+    def _make(self) -> socketserver.TCPServer:
         handler = _handler(self._tell)
         if self._listen.startswith("unix:"):
             path = Path(self._listen.removeprefix("unix:"))
@@ -87,7 +87,7 @@ class _UnixServer(socketserver.UnixStreamServer):
     timeout = 0
 
 
-def _serve(server: socketserver.BaseServer, wake: socket.socket) -> None:
+def _serve(server: socketserver.TCPServer, wake: socket.socket) -> None:
     """Answer until the other end of `wake` is closed; `serve_forever` would look twice a second."""
     with selectors.DefaultSelector() as selector:
         selector.register(server, selectors.EVENT_READ)
