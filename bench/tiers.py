@@ -5,8 +5,8 @@
 For each kind of list: the time to build it from nothing, the memory it takes, how many tiers and
 sets it has, and then what changes cost, alone and 100 together: time, operations, and keys sent to
 the packet filter. Without `--kernel` in memory only; with it (root) each change is carried out by
-the nftables back end in a network namespace of its own, and `restore` is from the store's file to
-rules in force. Processor time, the kernel's included, so that other work on the machine shows less.
+the nftables back end in a network namespace of its own. Processor time, the kernel's included, so
+that other work on the machine shows less.
 """
 
 from __future__ import annotations
@@ -17,17 +17,14 @@ import os
 import random
 import statistics
 import sys
-import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Network
-from pathlib import Path
+from ipaddress import IPv4Network, IPv6Network
 
 from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.operations import AddKeys, AddRanks, Change, DropKeys
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
-from oc2d_slpf.store import Entry, Store
 from oc2d_slpf.tiers import Tiers
 
 ALLOW, DENY = Verdict.ALLOW, Verdict.DROP
@@ -50,6 +47,19 @@ def source(value: int, prefix: int = 32) -> Match:
 def five(value: int) -> Match:
     port = 1024 + value % 50000
     return Match(4, None, net(value), net(0xC0A80000 + value % 999), 6, port, 443)
+
+
+def net6(value: int, prefix: int = 32) -> IPv6Network:
+    """The same in IPv6; what is one address there is one here."""
+    return IPv6Network((value << 96, 128 if prefix == 32 else prefix), strict=False)  # noqa: PLR2004 - an IPv4 address
+
+
+def either6(value: int, prefix: int = 32) -> Match:
+    return Match(6, either=net6(value, prefix))
+
+
+def source6(value: int, prefix: int = 32) -> Match:
+    return Match(6, source=net6(value, prefix))
 
 
 def rule(number: int, verdict: Verdict, match: Match) -> Rule:
@@ -93,6 +103,14 @@ def lengths_source(count: int) -> Iterator[tuple[Verdict, Match]]:
     yield from lengths(count, source)
 
 
+def lengths6(count: int) -> Iterator[tuple[Verdict, Match]]:
+    """Disjoint networks of IPv6 of all lengths from /16 to /128."""
+    for i in range(count):
+        prefix, value = 16 + i % 113, i // 113
+        place = (0x0A00 + prefix << 112) + (value % (1 << prefix - 16) << 128 - prefix)
+        yield (ALLOW, DENY)[(value + i) % 2], Match(6, either=IPv6Network((place, prefix)))
+
+
 def nested(count: int) -> Iterator[tuple[Verdict, Match]]:
     """Networks in networks of the other verdict, the narrow ones ahead."""
     prefixes = (16, 20, 24, 28, 32)
@@ -122,6 +140,7 @@ LISTS: dict[str, Callable[[int], Iterator[tuple[Verdict, Match]]]] = {
     "5-tuples": tuples,
     "alternating either /32": alternating_nets,
     "alternating either /8 to /32": lengths_either,
+    "alternating either /16 to /128 of IPv6": lengths6,
     "alternating source /8 to /32": lengths_source,
     "alternating sources": alternating,
     "alternating 5-tuples": alternating_tuples,
@@ -200,23 +219,6 @@ def build(kind: str, rules: list[Rule], filter_: Nftables | None) -> Changes:
     return Changes(tiers, filter_)
 
 
-def restore(rules: list[Rule], filter_: Nftables) -> None:
-    """From the file of the store to rules in force, as a start does it."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        store = Store(directory, directory, "boot")
-        with store.transaction():
-            for one in rules:
-                store.add(Entry(one, f"{one.number:064x}", persistent=True, producer="soc"))
-        store.close()
-        cpu, start = time.process_time(), time.perf_counter()
-        store = Store(directory, directory, "boot")
-        filter_.replace(Tiers(groups=store.rules(), ranked=True).operations())
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - start
-        store.close()
-    print(f"    restored in {cpu:.2f} s of processor time, {wall:.2f} s in all", flush=True)
-
-
 def memory(kind: str, count: int) -> float:
     """Bytes a rule, the rules themselves included."""
     gc.collect()
@@ -230,7 +232,7 @@ def memory(kind: str, count: int) -> float:
     return used / count
 
 
-def measure(  # noqa: C901, PLR0915 - one measurement after the other
+def measure(  # noqa: PLR0915 - one measurement after the other
     kind: str, count: int, rounds: int, filter_: Nftables | None
 ) -> None:
     dice = random.Random(2)
@@ -238,8 +240,9 @@ def measure(  # noqa: C901, PLR0915 - one measurement after the other
     changes = build(kind, rules, filter_)
     front = TOP - 10 * count - 10
     last = {"5-tuples": five, "alternating 5-tuples": five, "deny all at the bottom": five}
+    ip, net_, source_ = (6, either6, source6) if "IPv6" in kind else (4, either, source)
     nets = {"blocklist /32", "allow all on top"} | {k for k in LISTS if "either" in k}
-    match = last.get(kind, either if kind in nets else source)
+    match = last.get(kind, net_ if kind in nets else source_)
     verdicts = {"blocklist /32": (DENY,), "5-tuples": (DENY,), "allow all on top": (DENY,)}
     likely = verdicts.get(kind, (ALLOW,) if kind == "deny all at the bottom" else (ALLOW, DENY))
 
@@ -265,21 +268,21 @@ def measure(  # noqa: C901, PLR0915 - one measurement after the other
         changes.add(fresh(number, likely[i % len(likely)], 2 * rounds + i))
     changes.say("insert_rule anywhere, disjoint")
     other = {ALLOW: DENY, DENY: ALLOW}
-    for what, where in (("net", either), ("source", source)):
+    for what, where in (("net", net_), ("source", source_)):
         for i in range(3):
             at = TOP - 5 * count + (3 if what == "net" else 8) - 50 * i
             changes.add(rule(at, other[likely[0]], where(TEN + 512 * i, 24)))
             changes.say(f"opposite {what} /24 in the middle, number {i + 1}")
-    changes.add(rule(front - 10_000, other[likely[0]], source(TEN, 16)))
+    changes.add(rule(front - 10_000, other[likely[0]], source_(TEN, 16)))
     changes.say("newest, opposite source /16")
-    changes.add(rule(front - 10_005, other[likely[0]], either(TEN, 9)))
+    changes.add(rule(front - 10_005, other[likely[0]], net_(TEN, 9)))
     changes.say("newest, opposite net /9")
-    wide = rule(front - 10_010, ALLOW, Match(4))
+    wide = rule(front - 10_010, ALLOW, Match(ip))
     changes.add(wide)
     changes.say("newest, allow everything")
     changes.remove(wide)
     changes.say("delete it")
-    wide = rule(TOP + 100_000, DENY, Match(4))
+    wide = rule(TOP + 100_000, DENY, Match(ip))
     changes.add(wide)
     changes.say("deny everything at the bottom")
     changes.remove(wide)
@@ -287,15 +290,13 @@ def measure(  # noqa: C901, PLR0915 - one measurement after the other
     for one in dice.sample(rules[1:-1], min(rounds, len(rules) - 2)):
         changes.remove(one)
     changes.say("delete anywhere")
-    worst = rule(TOP - 5 * count + 2, other[likely[0]], Match(4))
+    worst = rule(TOP - 5 * count + 2, other[likely[0]], Match(ip))
     changes.add(worst)
     changes.say("worst: opposite of all in the middle")
     changes.remove(worst)
     changes.say("worst: delete it")
     changes.add(worst._replace(number=worst.number - 1))
     changes.say("and again")
-    if filter_ is not None:
-        restore(rules, filter_)
     print(f"    {memory(kind, count):.0f} bytes a rule", flush=True)
 
 

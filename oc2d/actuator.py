@@ -30,11 +30,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, cast
 
-from oc2d.errors import NotSupported, PluginError, Refusal
+from oc2d.errors import ConfigError, NotSupported, PluginError, Problem, Refusal
 from oc2d.language.ids import ProfileIds
 from oc2d.language.vocabulary import CORE_TARGETS, Action, StatusCode, nsid_problem
+from oc2d.tables import read_table
 
 __all__ = [
+    "API_VERSION",
     "TIMES",
     "Actuator",
     "Command",
@@ -46,6 +48,9 @@ __all__ = [
     "pair",
 ]
 
+#: The version of what plugins may use (docs/plugins.md): the first number changes when something
+#: is taken away or means something else, the second when something is added.
+API_VERSION = (1, 0)
 #: The core arguments that form a time window (REQUIREMENTS 2.3). The engine keeps the window.
 TIMES = frozenset({"start_time", "stop_time", "duration"})
 
@@ -185,6 +190,8 @@ class Actuator:
 
     #: The NSID: a registered name or `x-...`, 1 to 16 characters (LANG-72, LANG-83).
     profile: ClassVar[str]
+    #: The least `API_VERSION` that this class needs; None: it does not say.
+    api: ClassVar[tuple[int, int] | None] = None
     #: True: executing a key again returns the first outcome and changes nothing, so a command
     #: that was running when the daemon died is run again; False: it is answered 500.
     idempotent: ClassVar[bool] = False
@@ -194,6 +201,8 @@ class Actuator:
     specifiers_type: ClassVar[type | None] = None
     results_type: ClassVar[type | None] = None
     targets: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: A msgspec struct for `[actuators.<nsid>]`: what `parse_config` then makes of the table.
+    config_type: ClassVar[type | None] = None
     #: The integers that stand for the profile's names in concise CBOR (AMB-52); None: it has none,
     #: and its names are written. See `oc2d.language.ids`.
     ids: ClassVar[ProfileIds | None] = None
@@ -216,12 +225,13 @@ class Actuator:
         """Turn `[actuators.<profile>]` (less the core's keys) into the plugin's typed config.
 
         Pure: used by `oc2d check`. Raise `ConfigError` with paths relative to the table. The
-        default accepts an empty table only.
+        default makes a `config_type` of it; without one it accepts an empty table only.
         """
-        from oc2d.errors import ConfigError, Problem  # noqa: PLC0415 - keeps the header short
-
+        if cls.config_type is not None:
+            return read_table(table, cls.config_type)
         if table:
             raise ConfigError(tuple(Problem(key, "unknown key") for key in table))
+        return None
 
     @classmethod
     def create(cls, config: Any) -> Sequence[Actuator]:  # noqa: ANN401 - the plugin's own type

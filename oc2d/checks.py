@@ -56,13 +56,17 @@ def prepare(path: Path, registry: Registry | None = None, *, by_hand: bool = Fal
         from oc2d.mqtt.tls import link_problems  # noqa: PLC0415 - not needed for `oc2d plugins`
 
         unread = _unreadable_credentials(findings.broker) if by_hand else {}
+        kept = path.absolute().parent / "credentials"
+        problems += _credential_problems(unread, kept)
         named = {problem.path for problem in problems}
         problems += [
             problem
             for problem in link_problems(findings.broker)
             if problem.path not in named and problem.path not in unread
         ]
-        warnings += _link_warnings(findings.broker, unread)
+        warnings += _link_warnings(findings.broker)
+        warnings += _credential_warnings(unread, kept)
+        warnings += _kept_from_the_service(findings.broker, kept) if by_hand else ()
     if findings.config is None or problems:
         raise ConfigError(tuple(problems))
     return Prepared(findings.config, registry, attempt.loaded, tuple(warnings))
@@ -72,11 +76,44 @@ def _unreadable_credentials(broker: Broker) -> dict[str, str]:
     """Find the secrets that only systemd can give us, when it did not start us."""
     if "CREDENTIALS_DIRECTORY" in os.environ:
         return {}
+    return {path: name for path, name in _secrets(broker).items() if "/" not in name}
+
+
+def _secrets(broker: Broker) -> dict[str, str]:
     names = {
         "broker.password_file": broker.password_file,
         "broker.key_password_file": broker.key_password_file,
     }
-    return {path: name for path, name in names.items() if name is not None and "/" not in name}
+    return {path: name for path, name in names.items() if name is not None}
+
+
+def _credential_problems(unread: dict[str, str], kept: Path) -> Iterator[Problem]:
+    """Read those that the unit takes from `kept`, where we may: root may, the service may not."""
+    from oc2d.mqtt.settings import read_secret  # noqa: PLC0415 - not needed for `oc2d plugins`
+
+    for path, name in unread.items():
+        if os.access(kept / name, os.R_OK):
+            try:
+                read_secret(str(kept / name), path)
+            except ConfigError as error:
+                yield from error.problems
+
+
+def _credential_warnings(unread: dict[str, str], kept: Path) -> Iterator[Problem]:
+    for path, name in unread.items():
+        if os.access(kept / name, os.R_OK):
+            continue
+        if os.access(kept, os.R_OK | os.X_OK):
+            yield Problem(path, f"there is no {kept / name}, where the service has it from")
+        else:
+            yield Problem(path, f"not checked: only the service has the credential {name!r}")
+
+
+def _kept_from_the_service(broker: Broker, kept: Path) -> Iterator[Problem]:
+    """Find paths into the directory that is root's alone: by hand they can be read."""
+    for path, name in _secrets(broker).items():
+        if "/" in name and Path(name).parent == kept:
+            yield Problem(path, f"the service cannot read {name}: it has it as {Path(name).name!r}")
 
 
 def _name_warnings(broker: Broker) -> Iterator[Problem]:
@@ -101,7 +138,7 @@ def _name_warnings(broker: Broker) -> Iterator[Problem]:
         )
 
 
-def _link_warnings(broker: Broker, unread: dict[str, str]) -> Iterator[Problem]:
+def _link_warnings(broker: Broker) -> Iterator[Problem]:
     if not broker.tls:
         yield Problem("broker.tls", "no TLS: anybody on the way can command this host (MQTT-57)")
     elif not broker.tls_verify:
@@ -111,5 +148,3 @@ def _link_warnings(broker: Broker, unread: dict[str, str]) -> Iterator[Problem]:
     yield from expiry_problems(broker, datetime.now(timezone.utc))
     if broker.protocol != "5":
         yield Problem("broker.protocol", "MQTT 3.1.1 does not conform to OpenC2 (MQTT-15)")
-    for path, name in unread.items():
-        yield Problem(path, f"not checked: only the service has the credential {name!r}")

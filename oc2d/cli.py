@@ -20,6 +20,7 @@ from oc2d.terminal import painted
 __all__ = ["DEFAULT_CONFIG", "build_parser", "main"]
 
 DEFAULT_CONFIG = Path("/etc/oc2d/oc2d.toml")
+_GUIDE = "the guide for authors of plugins is docs/plugins.md"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         for problem in error.problems:
             _complain(problem)
+        if any(problem.path for problem in error.problems):
+            sys.stderr.write(f"oc2d: the configuration is {options.config}\n")
         return error.exit_code
     except Oc2dError as error:
         _complain(error)
@@ -72,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="log for people on stderr; no service manager is needed",
     )
-    commands = parser.add_subparsers(title="commands", metavar="{check,plugins,status}")
+    commands = parser.add_subparsers(title="commands", metavar="{check,plugins,status,new-plugin}")
     for name, command, text in (
         ("check", _check, "report everything that is wrong with the configuration; change nothing"),
         ("plugins", _plugins, "list the plugins that are installed, and why one is not in use"),
@@ -88,6 +91,17 @@ def build_parser() -> argparse.ArgumentParser:
             forms.add_argument(
                 "--watch", action="store_true", help="show it anew each second, until q or Ctrl-C"
             )
+    text = "make the package of a new actuator profile, with tests that pass, to start from"
+    sub = commands.add_parser("new-plugin", help=text, description=text, allow_abbrev=False)
+    sub.set_defaults(run=_new_plugin)
+    sub.add_argument("nsid", metavar="NSID", help="the name of the profile, as x-door")
+    sub.add_argument(
+        "--directory",
+        type=Path,
+        metavar="DIR",
+        default=Path(),
+        help="where to make it (default: here)",
+    )
     return parser
 
 
@@ -158,6 +172,14 @@ def _plugins(options: argparse.Namespace) -> int:
     _configure_logs(options, "console")
     rows = list_plugins(options.config)
     sys.stdout.write((json.dumps(as_json(rows), indent=2) if options.json else render(rows)) + "\n")
+    return 0
+
+
+def _new_plugin(options: argparse.Namespace) -> int:
+    from oc2d.new_plugin import make_plugin  # noqa: PLC0415 - see the module's docstring
+
+    root = make_plugin(options.nsid, options.directory)
+    sys.stdout.write(f"{root}: start with its README.md; {_GUIDE}\n")
     return 0
 
 

@@ -112,6 +112,7 @@ class Daemon:
         self._link = consumer_link(config, self._profiles, self._client_id)
         self._marks = _marks(config)
         self._waiting: tuple[str, ...] = ()
+        self._refused: tuple[str, ...] = ()
         self._consumer = Consumer(
             config,
             hosted,
@@ -129,6 +130,8 @@ class Daemon:
             link_resolving=consumer.link_resolving,
             link_changing=lambda addresses: consumer.link_changing(_endpoints(addresses)),
             link_changed=lambda addresses: consumer.link_changed(_endpoints(addresses)),
+            connected=lambda _: notifier.status(self._summary()),
+            disconnected=lambda _: notifier.status(self._summary()),
         )
         self._session = Session(self._link, consumer.engine, observer, consumer.answers.shorten)
         self._status = StatusServer(directories.runtime, self.snapshot)
@@ -155,7 +158,7 @@ class Daemon:
         if self._metrics:
             self._metrics.start()
         _log.info(STARTED, seconds=round(time.monotonic() - begun, 3))
-        self._notifier.ready(f"running; broker {config.broker.host}:{config.broker.port}")
+        self._notifier.ready(self._summary())
 
     def serve(self) -> None:
         """Wait for signals; feed the watchdog as long as every part makes progress."""
@@ -205,8 +208,14 @@ class Daemon:
 
     def _summary(self) -> str:
         link = self._session.status()
-        state = "connected to" if link.connected else f"not connected ({link.last_error}) to"
-        return f"{state} {link.broker}; {self._consumer.queued} commands waiting"
+        if link.connected:
+            state = f"connected to {link.broker}"
+        elif link.last_error is None:
+            state = f"connecting to {link.broker}"
+        else:
+            reason = link.last_error.removeprefix(f"{link.broker}: ")
+            state = f"not connected to {link.broker}: {reason}"
+        return f"{state}; {self._consumer.queued} commands waiting"
 
     def _reload(self) -> None:
         """Read the configuration and the TLS files again; a bad one changes nothing (SIGHUP)."""
@@ -217,8 +226,10 @@ class Daemon:
         except ConfigError as error:
             for problem in error.problems:
                 _log.error(RELOAD_REFUSED, path=problem.path, message=problem.message)
+            self._refused = tuple(map(str, error.problems))
             self._notifier.ready("the new configuration is wrong; the old one stays in force")
             return
+        self._refused = ()
         config = applied(old, new.config)
         changes, marks = changed(old, config), _marks(config)
         self._waiting = changed(config, new.config)
@@ -271,6 +282,7 @@ class Daemon:
             "link": dataclasses.asdict(self._session.status()),
             **self._consumer.snapshot(),
             "restart_needed": list(self._waiting),
+            "reload_refused": list(self._refused),
             "warnings": [str(warning) for warning in self._prepared.warnings],
             "plugins": _hook_status(self._prepared),
         }

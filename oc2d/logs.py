@@ -41,6 +41,7 @@ _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 _SECRET = re.compile(r"password|passwd|secret|credential", re.IGNORECASE)
 _CONSTANTS = {None: "null", True: "true", False: "false"}
+_FIRST = ("status", "action", "target")  # what a person looks for in a line
 _BREAKS = re.compile(r'[ "=]')
 
 _Event = MutableMapping[str, Any]
@@ -87,8 +88,8 @@ def _renderers(mode: Format, stream: TextIO, native: bool) -> list[Processor]:  
     if mode == "journal":
         return [_printable, _to_line if not _is_journal(stream) else _to_priority_line]
     if has_colours(stream):
-        return [_printable, structlog.dev.ConsoleRenderer(sort_keys=False)]
-    return [_printable, _to_plain_line]  # a fifth of the time
+        return [_printable, _for_people, structlog.dev.ConsoleRenderer(sort_keys=False)]
+    return [_printable, _for_people, _to_plain_line]  # a fifth of the time
 
 
 class _Sink:
@@ -251,6 +252,16 @@ def _printable(_logger: object, _method: str, event: _Event) -> _Event:
                 for char in value
             )
     return event
+
+
+def _for_people(_logger: object, _method: str, event: _Event) -> _Event:
+    """Begin with the outcome, leave out what tells nothing: an echo, the absent, the usual."""
+    if event.get("command_id") == event.get("request_id"):
+        event.pop("command_id", None)
+    if event.get("duplicate") is False:
+        del event["duplicate"]
+    first = {key: event[key] for key in _FIRST if key in event}
+    return {key: value for key, value in {**first, **event}.items() if value is not None}
 
 
 class _Forward(logging.Handler):

@@ -125,9 +125,18 @@ def render(rows: Iterable[PluginRow]) -> str:
         lines = [f"{row.profile or '-'}: {row.state}{reason}"]
         if row.distribution is not None:
             lines.append(f"  from {row.distribution} {row.version} ({row.entry_point})")
-        lines += [f"  {action}: {', '.join(targets)}" for action, targets in row.pairs.items()]
+        lines += _pair_lines(row.pairs)
         blocks.append("\n".join(lines))
     return "\n".join(blocks) or "no plugins installed"
+
+
+def _pair_lines(pairs: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    """Name actions with the same targets together."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for action, targets in pairs.items():
+        together.setdefault(targets, []).append(action)
+    for targets, actions in together.items():
+        yield f"  {', '.join(actions)}: {', '.join(targets)}"
 
 
 def as_json(rows: Iterable[PluginRow]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import cast
 
 import pluggy
 
-from oc2d.actuator import Actuator, Pair
+from oc2d.actuator import API_VERSION, Actuator, Pair
 from oc2d.config import ActuatorTable, Config
 from oc2d.errors import ConfigError, PluginError, Problem
 from oc2d.hookspecs import ENTRY_POINT_GROUP, Hooks
@@ -166,7 +166,17 @@ def _complete(actuator: object) -> type[Actuator]:
         raise PluginError(f"oc2d_actuators returned {actuator!r}, which is no Actuator class")
     if not hasattr(actuator, "profile"):
         raise PluginError(f"{actuator.__qualname__} names no profile")
+    if (api := actuator.api) is not None and not _offered(api):
+        wanted, here = (".".join(map(str, version)) for version in (api, API_VERSION))
+        raise PluginError(
+            f"{actuator.__qualname__} needs version {wanted} of the interface for plugins, and "
+            f"this oc2d has {here}: install an oc2d or a plugin that fits"
+        )
     return actuator
+
+
+def _offered(api: tuple[int, int]) -> bool:
+    return api[0] == API_VERSION[0] and api[1] <= API_VERSION[1]
 
 
 def _register(plugin: object, manager: pluggy.PluginManager, name: str) -> Sequence[object]:

@@ -189,6 +189,8 @@ def _who_may(path: Path) -> str:
         group = grp.getgrgid(path.parent.stat().st_gid).gr_name
     except (OSError, KeyError):
         return "be root or a member of its group"
+    if group == "root":  # started by hand: nobody else should become a member
+        return "be root"
     return f"be root or a member of the group {group} (usermod -aG {group} NAME, log in again)"
 
 
@@ -208,7 +210,10 @@ def fetch(path: Path, timeout: float = 10.0) -> dict[str, Any]:
                 link.settimeout(max(0.001, deadline - time.monotonic()))
         told = json.loads(b"".join(chunks))
     except (FileNotFoundError, ConnectionRefusedError):
-        raise Oc2dError(f"oc2d is not running: nobody answers on {path}") from None
+        raise Oc2dError(
+            f"oc2d is not running: nobody answers on {path}; "
+            "the service: systemctl start oc2d, journalctl -u oc2d"
+        ) from None
     except PermissionError:
         raise Oc2dError(f"no permission to ask oc2d on {path}: {_who_may(path)}") from None
     except (BlockingIOError, TimeoutError):

@@ -23,6 +23,8 @@ _MOMENTS = frozenset(
 )
 #: Columns that mostly repeat another, and are left out when they do.
 _ECHOES = {"command_id": "request_id"}
+#: Members that are shown only when there is something to tell.
+_RARE = frozenset({"plugins", "reload_refused"})
 _SECONDS = 10**9  # what is smaller is a counter of the same name
 _MILLISECONDS = 10**11
 
@@ -33,6 +35,9 @@ def render(snapshot: Mapping[str, Any]) -> str:
 
 
 def _lines(members: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    members = {key: value for key, value in members.items() if value or key not in _RARE}
+    if isinstance(granted := members.get("subscriptions"), Mapping):
+        members["subscriptions"] = {topic: _granted(qos) for topic, qos in granted.items()}
     plain = {key: value for key, value in members.items() if not _is_nested(value)}
     width = max((len(_escaped(key)) for key in plain), default=0) + 1
     for key, value in plain.items():
@@ -49,6 +54,10 @@ def _lines(members: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             yield from _table(value, indent + "  ")
         else:
             yield from (f"{indent}  {_text(key, item)}" for item in value)
+
+
+def _granted(qos: object) -> object:
+    return f"QoS {qos}" if isinstance(qos, int) else qos
 
 
 def _is_nested(value: object) -> bool:

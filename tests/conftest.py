@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import ipaddress
-import os
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,76 +15,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_START_TIME = 10.0
+from oc2d.testing import Broker, NoBroker, free_port
+
+__all__ = ["Broker", "Certificates", "free_port"]
+
 KEY_PASSWORD = "correct horse"
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-class Broker:
-    """A mosquitto of our own on 127.0.0.1; `options` are lines of its configuration.
-
-    The port stays the same over restarts. With `persistent`, sessions outlive `stop` and, as it
-    saves at each change, mostly `kill`.
-    """
-
-    def __init__(self, directory: Path, *options: str, persistent: bool = False) -> None:
-        self.directory = directory
-        self.port = free_port()
-        self.log = directory / "mosquitto.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
-        self._binary = shutil.which("mosquitto", path=path)
-        lines = [f"listener {self.port} 127.0.0.1", *options]
-        if not any(line.startswith("allow_anonymous") for line in options):
-            lines.append("allow_anonymous true")
-        if persistent:
-            lines += ["persistence true", f"persistence_location {directory}/"]
-            lines += ["autosave_on_changes true", "autosave_interval 1"]
-        if os.geteuid() == 0:
-            lines.append("user root")  # else it cannot read what the test wrote
-        (directory / "mosquitto.conf").write_text("\n".join(lines) + "\n")
-
-    def start(self) -> Broker:
-        if self._binary is None:
-            pytest.skip("mosquitto is not installed")
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [self._binary, "-v", "-c", str(self.directory / "mosquitto.conf")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + _START_TIME
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-                return self
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"mosquitto did not start:\n{self.log.read_text()}")
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        """End it in order."""
-        self._end(lambda process: process.terminate())
-
-    def kill(self) -> None:
-        """End it as a crash would."""
-        self._end(lambda process: process.kill())
-
-    def signal(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
-        if self._process is not None:
-            how(self._process)
-            self._process.wait(10)
-            self._process = None
 
 
 @pytest.fixture
@@ -100,9 +29,11 @@ def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
 
     def make(*options: str, persistent: bool = False) -> Broker:
         directory = tmp_path / f"broker{len(brokers)}"
-        directory.mkdir()
         brokers.append(Broker(directory, *options, persistent=persistent))
-        return brokers[-1].start()
+        try:
+            return brokers[-1].start()
+        except NoBroker as none:
+            pytest.skip(str(none))
 
     yield make
     for broker in brokers:

@@ -191,10 +191,14 @@ class Peer:
         return self.conns[-1]
 
     def welcome(
-        self, session_present: bool = False, properties: bytes = b"", codes: bytes = b"\x01"
+        self,
+        session_present: bool = False,
+        properties: bytes = b"",
+        codes: bytes = b"\x01",
+        timeout: float = 5.0,
     ) -> Conn:
         """The next connection, connected and (with `codes`) subscribed."""
-        conn = self.accept()
+        conn = self.accept(timeout)
         conn.expect("CONNECT")
         conn.send(connack(session_present, 0, properties))
         if codes:

@@ -22,7 +22,8 @@ PUBLIC = {"oc2d.actuator", "oc2d.hookspecs", "oc2d.errors", "oc2d.language"}
 DOORS = {
     "oc2d.errors": set(),
     "oc2d.language": {"oc2d.errors"},
-    "oc2d.actuator": {"oc2d.errors", "oc2d.language"},
+    "oc2d.tables": {"oc2d.errors"},
+    "oc2d.actuator": {"oc2d.errors", "oc2d.language", "oc2d.tables"},
     "oc2d.hookspecs": {"oc2d.errors", "oc2d.language", "oc2d.actuator"},
     "oc2d.engine": PUBLIC | {"oc2d.config", "oc2d.logs"},
     "oc2d.mqtt": {"oc2d.errors", "oc2d.language", "oc2d.config", "oc2d.logs", "oc2d.engine.ports"},
@@ -103,7 +104,13 @@ def test_only_the_daemon_knows_both_engine_and_transfer():
         return any(inside(name, [room]) for name in imported(module) if name != "oc2d.engine.ports")
 
     both = {m for m in MODULES if knows(m, "oc2d.engine") and knows(m, "oc2d.mqtt")}
-    assert both <= {"oc2d.daemon"}
+    assert both <= {"oc2d.daemon", "oc2d.testing.host"}
+
+
+def test_nothing_that_runs_imports_what_is_for_tests():
+    for module in MODULES:
+        if not inside(module, ["oc2d.testing"]):
+            assert not any(inside(n, ["oc2d.testing"]) for n in imported(module)), module
 
 
 def test_no_module_is_longer_than_one_can_keep_in_mind():

@@ -185,6 +185,16 @@ class Consumer:
 
         self.engine.reconfigure(change)
 
+    # -- for tests
+
+    def look_at_the_clock(self) -> None:
+        """Do what is due."""
+        self._scheduler.look()
+
+    def call(self, profile: str, function: Callable[[], Any], timeout: float) -> Any:  # noqa: ANN401 - its result
+        """Run a function on an actuator's worker; re-raises what it raises."""
+        return self._workers[profile].call(function, timeout)
+
     # -- the link, as the actuators hear of it
 
     def link_resolving(self) -> None:

@@ -7,6 +7,7 @@ gone. A durable commit survives power loss, any other a kill -9.
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -144,7 +145,7 @@ class Journal:
         """Turn sqlite's errors into ours, where there is nobody to try again: at the start."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StateError(f"cannot use the journal {self._path}: {error}") from error
 
     def _meta(self, name: str, default: str) -> str:
@@ -396,7 +397,11 @@ class Journal:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open or create the file; the caller turns sqlite's errors into ours."""
+    """Open or create the file; the caller turns errors into ours."""
+    for old in (path, path.with_name(f"{path.name}-wal")):
+        # what an earlier process wrote, and was killed before syncing, we will act on
+        with suppress(FileNotFoundError), old.open("rb") as file:
+            os.fsync(file.fileno())
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
     try:
         # One process at a time: no shared memory file, and a second one is told so.

@@ -45,8 +45,10 @@ _LATENESS: Final = 0.1  # seconds that a wake-up may come late
 
 #: The reason code for a peer that breaks the protocol.
 PROTOCOL_ERROR: Final = 0x82
+_ERROR: Final = 0x80
 _MALFORMED: Final = 0x81
 _TOO_LARGE: Final = 0x95
+_WHO_WE_ARE: Final = {4, 5, 0x86, 0x87}  # CONNACK: name or password wrong, not authorised
 
 
 class LinkLost(Exception):  # noqa: N818  an event rather than a mistake
@@ -209,16 +211,24 @@ class Link(paho.Client):
             code = body[0] if body else 0
             return Disconnect(reason_text(PacketTypes.DISCONNECT, code))
         if kind == PacketTypes.CONNACK:
-            return self._connack(_packet.decode_connack(first, body, self._protocol))
+            return self._connack(first, body)
         raise ValueError(f"packet type {kind} is not for a client")
 
-    def _connack(self, connack: _packet.ConnackPacket) -> Connack:
+    def _connack(self, first: int, body: bytes) -> Connack:
+        if self.v5 and len(body) > 1 and body[1] >= _ERROR:
+            # paho knows fewer reasons than a broker may have
+            return self._refused(reason_text(PacketTypes.CONNACK, body[1]), body[1])
+        connack = _packet.decode_connack(first, body, self._protocol)
+        if connack.rc:
+            return self._refused(f"{connack.reason} ({int(connack.rc):#04x})", int(connack.rc))
         limits = self._limits(connack.properties)
         self.keep_alive = limits.keep_alive
-        refusal = None
-        if connack.rc:
-            refusal = f"the broker refused us: {connack.reason} ({int(connack.rc):#04x})"
-        return Connack(bool(connack.flags & 1), refusal, limits)
+        return Connack(bool(connack.flags & 1), None, limits)
+
+    def _refused(self, reason: str, code: int) -> Connack:
+        hint = ": see broker.username and broker.password_file" if code in _WHO_WE_ARE else ""
+        refusal = f"the broker refused us: {reason}{hint}"
+        return Connack(session_present=False, refusal=refusal, limits=self._limits(None))
 
     def _limits(self, given: Properties | None) -> ServerLimits:
         ours = self.settings

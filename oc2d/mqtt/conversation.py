@@ -55,6 +55,7 @@ class Conversation:
         self._shorten = shorten
         self._link: Link | None = None
         self._subscribing: int | None = None
+        self._asked: tuple[str, ...] = ()  # by that SUBSCRIBE
         self._awaiting_release: set[int] = set()  # inbound QoS 2: PUBREC sent, PUBREL to come
         self._passing_over = False  # of this link: we read, but take no more deliveries
         self._passed_over = 0
@@ -154,7 +155,17 @@ class Conversation:
         self._subscribing = None
         self.subscriptions = {}
         if self._settings.subscriptions:
-            self._subscribing = link.subscribe_all(self._settings.subscriptions)
+            self._subscribe(link, self._settings.subscriptions)
+
+    def _subscribe(self, link: Link, filters: tuple[str, ...]) -> None:
+        self._asked = filters
+        self._subscribing = link.subscribe_all(filters)
+
+    def resubscribe(self) -> None:
+        """Ask again for what was refused: the broker may have changed its mind."""
+        refused = tuple(one for one, qos in self.subscriptions.items() if isinstance(qos, str))
+        if self._link is not None and refused:
+            self._subscribe(self._link, refused)
 
     def end(self) -> None:
         """Go on without a link; nothing that came over it can be acknowledged any more."""
@@ -280,22 +291,23 @@ class Conversation:
             sent.append(handle)
 
     def _suback(self, suback: Suback) -> None:
-        filters = self._settings.subscriptions
         if suback.packet_id != self._subscribing:
             return
-        if len(suback.codes) != len(filters):
+        if len(suback.codes) != len(self._asked):
             raise LinkLost("the broker's SUBACK does not fit our SUBSCRIBE", PROTOCOL_ERROR)
         self._subscribing = None
-        granted: dict[str, int | str] = {}
-        for topic, code in zip(filters, suback.codes, strict=True):
+        granted = dict(self.subscriptions)
+        for topic, code in zip(self._asked, suback.codes, strict=True):
             if code in {1, 2}:
                 granted[topic] = code
                 continue
             wrong = "granted QoS 0 only" if code == 0 else reason_text(PacketTypes.SUBACK, code)
+            if granted.get(topic) != wrong:  # news
+                _log.error(events.SUBSCRIPTION_FAILED, filter=topic, reason=wrong)
             granted[topic] = wrong
-            _log.error(events.SUBSCRIPTION_FAILED, filter=topic, reason=wrong)
+        if granted != self.subscriptions:
+            _log.info(events.SUBSCRIBED, subscriptions=granted)
         self.subscriptions = granted
-        _log.info(events.SUBSCRIBED, subscriptions=granted)
 
     # -- what goes out
 

@@ -120,7 +120,9 @@ def _describe(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return tls_failure(error)
     if isinstance(error, socket.gaierror):
-        return f"cannot resolve the broker's name: {error.strerror}"
+        return f"cannot resolve the broker's name: {error.strerror} (broker.host)"
+    if isinstance(error, ConnectionRefusedError):
+        return f"{error.strerror} (nothing listens there: broker.host, broker.port)"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return getattr(error, "strerror", None) or str(error)

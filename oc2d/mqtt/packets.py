@@ -67,5 +67,5 @@ def reason_text(kind: int, code: int) -> str:
     """Name a reason code of packet type `kind` (MQTT 5.0 section 2.4), with its number."""
     try:
         return f"{ReasonCode(kind, identifier=code)} ({code:#04x})"
-    except KeyError:
+    except (KeyError, ValueError):  # unknown, or not of this packet
         return f"reason {code:#04x}"

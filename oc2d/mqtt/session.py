@@ -26,7 +26,7 @@ from oc2d.mqtt.client import PROTOCOL_ERROR, Link, LinkLost
 from oc2d.mqtt.conversation import ROOM, Conversation, Shorten
 from oc2d.mqtt.dial import Dial
 from oc2d.mqtt.packets import Connack, Disconnect, Packet
-from oc2d.mqtt.settings import LinkSettings
+from oc2d.mqtt.settings import LinkSettings, warn_of
 from oc2d.mqtt.status import Address, LinkObserver, LinkStatus
 
 __all__ = ["Session", "Shorten"]
@@ -71,7 +71,7 @@ class Session:
         self._accepted_at: float | None = None  # when CONNACK came on this link
         self._expected: str | None = None  # which answer of the broker, until when
         self._answer_by = math.inf
-        self._retry_at: float | None = None
+        self._retry_at = self._resubscribe_at = math.inf
         self._attempt = 0
         self._next_attempt = 0.0
         self._reconnects = 0
@@ -84,7 +84,7 @@ class Session:
 
     def start(self) -> None:
         """Connect, and stay connected until `stop`."""
-        _warn(self._settings)
+        warn_of(self._settings)
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
@@ -207,8 +207,8 @@ class Session:
             if self._stop_at is not None:
                 return 0.0
             return None if self._dial is not None else max(0.0, self._next_attempt - now)
-        deadlines = [link.ping_due(), self._answer_by]
-        deadlines += [at for at in (self._retry_at, self._stop_at) if at is not None]
+        deadlines = [link.ping_due(), self._answer_by, self._retry_at, self._resubscribe_at]
+        deadlines += [] if self._stop_at is None else [self._stop_at]
         return max(0.0, min(deadlines) - now)
 
     def _serve(self, link: Link, now: float) -> None:
@@ -245,8 +245,7 @@ class Session:
         self._reconnects += self._ever_connected
         self._connected = self._ever_connected = True
         self._since = time.time()
-        self._last_error = None
-        self._told_subscribed = False
+        self._last_error, self._told_subscribed = None, False
         _log.info(
             events.CONNECTED,
             broker=str(self._address),
@@ -258,12 +257,17 @@ class Session:
     def _keep_time(self, link: Link, now: float) -> None:
         if self._talk.subscribed and not self._told_subscribed:
             self._told_subscribed = True
+            if not self._talk.healthy:
+                self._resubscribe_at = now + self._settings.resubscribe_after
             self._tell(self._observer.subscribed, self._talk.subscriptions)
-        if self._talk.outbox.has_refused and self._retry_at is None:
+        if self._talk.outbox.has_refused and self._retry_at == math.inf:
             self._retry_at = now + self._settings.retry_after
-        if self._retry_at is not None and now >= self._retry_at:
-            self._retry_at = None
+        if now >= self._retry_at:
+            self._retry_at = math.inf
             self._talk.outbox.retry()
+        if now >= self._resubscribe_at:
+            self._resubscribe_at, self._told_subscribed = math.inf, False
+            self._talk.resubscribe()
         if now >= link.ping_due():
             link.ping()
 
@@ -343,7 +347,7 @@ class Session:
         """Give the link up; with a `code`, after DISCONNECT."""
         link, self._link = self._link, None
         connected, self._connected = self._connected, False
-        self._accepted_at = self._retry_at = None
+        self._accepted_at, self._retry_at, self._resubscribe_at = None, math.inf, math.inf
         if link is not None:
             if self._events:
                 self._selector.unregister(link.sock)
@@ -359,11 +363,12 @@ class Session:
 
     def _reconfigure(self, settings: LinkSettings) -> None:
         self._settings = settings
-        _warn(settings)
+        warn_of(settings)
         if self._dial is not None:
             self._dial.abandon()
             self._dial = None
         self._leave(0, "reconfigured")
+        self._address = None  # it was that of the other broker, perhaps
         self._talk.configure(settings)
         self._attempt = 0
         self._next_attempt = time.monotonic()
@@ -380,17 +385,3 @@ class Session:
 
 def _nothing() -> None:
     pass
-
-
-def _warn(settings: LinkSettings) -> None:
-    """Say loudly what is not as the specification wants it (MQTT-15, 57, 67)."""
-    if settings.tls is None:
-        _log.warning(
-            events.NO_TLS, advice="for tests only: anybody on the way can read and command"
-        )
-    elif not settings.tls.verify:
-        _log.warning(events.NO_VERIFY, advice="for tests only: anybody can pose as the broker")
-    if settings.protocol != "5":
-        _log.warning(
-            events.NOT_CONFORMANT, protocol=settings.protocol, advice="OpenC2 wants MQTT 5.0"
-        )

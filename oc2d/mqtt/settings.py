@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import structlog
+
 from oc2d.config import Broker, Config
 from oc2d.errors import ConfigError, Problem, StateError
-from oc2d.mqtt import topics
+from oc2d.mqtt import events, topics
 
 __all__ = [
     "PASSWORD_VARIABLE",
@@ -27,6 +29,7 @@ __all__ = [
     "read_secret",
     "secret_file",
     "tls_settings",
+    "warn_of",
 ]
 
 #: The password of the broker account, when no file names it (MQTT-68).
@@ -35,9 +38,14 @@ PASSWORD_VARIABLE = "OC2D_BROKER_PASSWORD"  # noqa: S105  the name of a variable
 #: Reads a secret anew for each connection, so that a changed file counts at the next one.
 Secret = Callable[[], "str | None"]
 
+_log = structlog.get_logger("oc2d.mqtt")
 _CLIENT_ID = re.compile(r"[0-9A-Za-z]{1,23}")
 _CLIENT_ID_LENGTH = 23
 _SMALLEST_PACKET_LIMIT = 1 << 20
+_WRITE_IT = (
+    "; write /etc/oc2d/credentials/{}, where the unit has it from, then restart: "
+    "systemd reads it at the start only"
+)
 
 
 def _no_secret() -> None:
@@ -77,7 +85,8 @@ class LinkSettings:
     `device_id` and `namespace` tell what came in on what; a Producer leaves `device_id` empty.
     `maximum_packet_size` is what the broker is asked not to exceed. `connect_timeout` is for each
     address; `answer_timeout` is how long CONNACK, SUBACK and PINGRESP may
-    take; `retry_after` when to publish again what the broker had no room for.
+    take; `retry_after` when to publish again what the broker had no room for; `resubscribe_after`
+    when to ask again for topics that it refused.
     """
 
     host: str
@@ -100,6 +109,7 @@ class LinkSettings:
     connect_timeout: float = 10.0
     answer_timeout: float = 20.0
     retry_after: float = 10.0
+    resubscribe_after: float = 60.0
 
 
 def tls_settings(broker: Broker) -> TlsSettings | None:
@@ -174,13 +184,24 @@ def read_secret(
     try:
         text = file.read_bytes().decode()
     except OSError as error:
-        raise _bad_secret(path, f"cannot read {file}: {error.strerror}") from error
+        hint = _secret_hint(error, name, file, path)
+        raise _bad_secret(path, f"cannot read {file}: {error.strerror}{hint}") from error
     except UnicodeDecodeError:
         raise _bad_secret(path, f"{file} is not UTF-8 text") from None
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
-        raise _bad_secret(path, f"{file} is empty")
+        hint = "" if "/" in name else _WRITE_IT.format(name)
+        raise _bad_secret(path, f"{file} is empty{hint}")
     return text
+
+
+def _secret_hint(error: OSError, name: str, file: Path, path: str) -> str:
+    """Say how the service comes by a secret, where that is the likely mistake."""
+    if isinstance(error, FileNotFoundError) and "/" not in name:
+        return f"; the unit needs LoadCredential={name}:FILE, and has it for broker-password"
+    if isinstance(error, PermissionError) and file.parent.name == "credentials":
+        return f'; the service has it by its name alone: {path.rpartition(".")[2]} = "{file.name}"'
+    return ""
 
 
 def secret_file(name: str, environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -232,3 +253,17 @@ def _store(file: Path, text: str) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def warn_of(settings: LinkSettings) -> None:
+    """Say loudly what is not as the specification wants it (MQTT-15, 57, 67)."""
+    if settings.tls is None:
+        _log.warning(
+            events.NO_TLS, advice="for tests only: anybody on the way can read and command"
+        )
+    elif not settings.tls.verify:
+        _log.warning(events.NO_VERIFY, advice="for tests only: anybody can pose as the broker")
+    if settings.protocol != "5":
+        _log.warning(
+            events.NOT_CONFORMANT, protocol=settings.protocol, advice="OpenC2 wants MQTT 5.0"
+        )

@@ -153,7 +153,17 @@ def _ask(options: argparse.Namespace) -> int:
             screen.close()
     if request.response is ResponseType.NONE:
         return 0
-    return _verdict(replies, request.response, expect, timeout)
+    verdict = _verdict(replies, request.response, expect, timeout)
+    if not replies:
+        _say(_why_silent(options.device))
+    return verdict
+
+
+def _why_silent(device: str | None) -> str:
+    who = "no Consumer listens there" if device is None else f"no Consumer has device_id {device}"
+    return (
+        f"either {who}, or it is away: then the broker keeps the command, and it takes effect later"
+    )
 
 
 def _request(options: argparse.Namespace, settings: ProducerSettings) -> Request:

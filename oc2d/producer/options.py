@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ipaddress
 import math
 import sys
 from collections.abc import Sequence
@@ -94,10 +96,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _add_query(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("target", metavar="TARGET", choices=("features",))
+    sub.add_argument("target", metavar="TARGET", choices=("features",), help="features")
     sub.add_argument(
         "words",
         nargs="*",
+        default=[],  # or argparse calls it required
         metavar="FEATURE",
         help=", ".join(feature.value for feature in Feature),
     )
@@ -107,7 +110,11 @@ def _add_query(sub: argparse.ArgumentParser) -> None:
 
 def _add_filter(sub: argparse.ArgumentParser, *, drops: bool) -> None:
     sub.add_argument(
-        "target", metavar="TARGET", choices=_FILTER_TARGETS, help=", ".join(_FILTER_TARGETS)
+        "target",
+        type=_filter_target,
+        metavar="TARGET",
+        choices=_FILTER_TARGETS,
+        help=", ".join(_FILTER_TARGETS),
     )
     sub.add_argument(
         "words",
@@ -116,9 +123,17 @@ def _add_filter(sub: argparse.ArgumentParser, *, drops: bool) -> None:
         help="a range (203.0.113.0/24), or src_addr=… src_port=… dst_addr=… dst_port=… protocol=…",
     )
     slpf = sub.add_argument_group("packet filter (slpf)")
-    slpf.add_argument("--direction", choices=("both", "ingress", "egress"))
+    slpf.add_argument(
+        "--direction",
+        choices=("both", "ingress", "egress"),
+        help="packets that arrive (ingress), that leave (egress), or both, the default",
+    )
     if drops:
-        slpf.add_argument("--drop-process", choices=("none", "reject", "false_ack"))
+        slpf.add_argument(
+            "--drop-process",
+            choices=("none", "reject", "false_ack"),
+            help="what the sender hears: nothing, a refusal, or a false acceptance",
+        )
     slpf.add_argument("--insert-rule", type=int, metavar="N", help="the rule number to use")
     slpf.add_argument(
         "--persistent", action=argparse.BooleanOptionalAction, help="keep it over a reboot"
@@ -218,6 +233,14 @@ def _common() -> _Parser:
     output.add_argument("--json", action="store_true", help="print one JSON object a line")
     output.add_argument("--verbose", action="store_true", help="log what the link does")
     return common
+
+
+def _filter_target(text: str) -> str:
+    """Leave a name to `choices`; a value in its place is the mistake of whoever is new."""
+    with contextlib.suppress(ValueError):
+        version = ipaddress.ip_network(text, strict=False).version
+        raise argparse.ArgumentTypeError(f"say what {text} is: ipv{version}_net {text}")
+    return text
 
 
 class _OneOf(Generic[_E]):

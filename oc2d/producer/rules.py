@@ -83,8 +83,9 @@ def _hint(tree: Tree) -> str:
             return f"; did you mean {other}?"
     known = getattr(TARGET_TYPES.get(name), "__struct_fields__", ())
     for member in value if isinstance(value, dict) else ():
-        if member not in known and (near := difflib.get_close_matches(member, known, n=1)):
-            return f"; did you mean {near[0]}?"
+        if member not in known:
+            near = difflib.get_close_matches(member, known, n=1)
+            return f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}"
     return ""
 
 

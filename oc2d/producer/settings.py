@@ -84,7 +84,8 @@ def _with_hint(problem: Problem) -> Problem:
 
 def _not_ours(name: str) -> str:
     near = difflib.get_close_matches(name, _KEYS, n=1)
-    return f"did you mean {near[0]}?" if near else f"oc2ctl reads only {', '.join(_KEYS)}"
+    meant = f"did you mean {near[0]}?" if near else f"oc2ctl reads only {', '.join(_KEYS)}"
+    return f"unknown key; {meant}"
 
 
 def _who() -> str:

@@ -136,9 +136,11 @@ def zsh(command: Command) -> str:
 
     def argument(place: int, name: str, words: tuple[str, ...], *, last: bool) -> str:
         at = "*" if last and name != "TARGET" else str(place)
-        values = (
-            "_files" if name == "file" else f"({' '.join(map(escaped, words))})" if words else " "
-        )
+        values = f"({' '.join(map(escaped, words))})" if words else " "
+        if name in {"VALUE", "NAME=VALUE"}:
+            values = f"_{command.name}_members"
+        elif name == "file":
+            values = "_files"
         return quoted(f"{at}:{escaped(name)}:{values}")
 
     names = " ".join(f"{c.name}\\:{quoted(escaped(c.help))}" for c in command.commands)
@@ -163,8 +165,22 @@ def zsh(command: Command) -> str:
             *(f"      {text} \\" for text in [*texts, *given]),
         ]
         lines[-1] = lines[-1].removesuffix(" \\") + " ;;"
-    lines += ["  esac", "}", f'_{command.name} "$@"']
+    lines += ["  esac", "}", *_zsh_members(command), f'_{command.name} "$@"']
     return "\n".join(lines) + "\n"
+
+
+def _zsh_members(command: Command) -> Iterator[str]:
+    """Write what completes the members of the target that is named."""
+    if command.name != "oc2ctl":
+        return
+    yield f"_{command.name}_members() {{"
+    yield "  local word"
+    yield "  for word in $words; do"
+    yield "    case $word in"
+    for target in TARGET_TYPES:
+        if members(target):
+            yield f"      {target}) compadd -S '' -- {' '.join(members(target))} ;;"
+    yield from ("    esac", "  done", "}")
 
 
 def fish(command: Command) -> str:

@@ -159,11 +159,32 @@ def daemon_page(command: Command) -> str:
                 "FILES",
                 (
                     *item("/etc/oc2d/oc2d.toml", "The configuration: oc2d.toml(5)."),
+                    *item(
+                        "/etc/oc2d/credentials/broker-password",
+                        "The password, which the service gets as the systemd credential "
+                        "`broker-password`; only root may read it.",
+                    ),
                     *item("/var/lib/oc2d", "Journal, client id, rules: one daemon to a directory."),
                     *item(
                         "/run/oc2d/status.sock",
                         "Answers `oc2d status` of root and of the directory's group.",
                     ),
+                ),
+            ),
+            (
+                "EXAMPLES",
+                (
+                    *paragraphs("Configured, for the first time and after each change:"),
+                    *code(
+                        "systemd-ask-password Password: | "
+                        "install -m 600 /dev/stdin /etc/oc2d/credentials/broker-password",
+                        "oc2d check",
+                        "systemctl enable oc2d",
+                        "systemctl restart oc2d",
+                        "oc2d status",
+                    ),
+                    *paragraphs("What the rules are in the kernel, and why something happened:"),
+                    *code("nft list table inet oc2d", "journalctl -u oc2d"),
                 ),
             ),
             ("SEE ALSO", ("oc2ctl(1), oc2d.toml(5), nft(8), systemd.exec(5)",)),
@@ -216,9 +237,20 @@ def producer_page(command: Command) -> str:
             ),
             (
                 "FILES",
-                item(
-                    "~/.config/oc2d/oc2ctl.toml",
-                    "`from`, `namespace` and `[broker]`, as in oc2d.toml(5).",
+                (
+                    *item(
+                        "~/.config/oc2d/oc2ctl.toml",
+                        "`from`, `namespace` and `[broker]`, as in oc2d.toml(5). For instance:",
+                    ),
+                    *code(
+                        'from = "soc@example.com"',
+                        "",
+                        "[broker]",
+                        'host = "mqtt.example.com"',
+                        'ca_file = "ca.pem"',
+                        'username = "soc"',
+                        'password_file = "./soc-password"',
+                    ),
                 ),
             ),
             (
@@ -275,6 +307,12 @@ def config_page() -> str:
                         'host = "mqtt.example.com"',
                         "",
                         "[actuators.slpf]",
+                    ),
+                    *paragraphs(
+                        'A name without a slash, as in `password_file = "broker-password"`, is a '
+                        "systemd credential: the service has this one from "
+                        "/etc/oc2d/credentials/broker-password. A path (`./password`) is read as "
+                        "the user that the daemon runs as."
                     ),
                 ),
             ),

@@ -15,13 +15,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from tests.faults import hostile, kill, load, plugins, resources
+from tests.faults import broker, codecs, hostile, kill, load, plugins, power, resources
 from tests.faults.scenario import Run
 
 SCENARIOS = {
     "kill": kill.run,
+    "power": power.run,
+    "broker": broker.run,
     "resources": resources.run,
     "plugins": plugins.run,
+    "codecs": codecs.run,
     "hostile": hostile.run,
     "load": load.run,
 }

@@ -20,12 +20,13 @@ from tests.consumer import Consumer, allow, command, delete, deny, query
 from tests.faults.scenario import Run
 from tests.producer import Producer, properties, request
 
-__all__ = ["run"]
+__all__ = ["CORPUS", "Mutator", "run"]
 
 _ROUND = 2000
 _GROWTH = 24 << 20  # bytes of memory beyond what it had after the first rounds
 _TOPICS = ("oc2/cmd/all", "oc2/cmd/ap/slpf", "oc2/cmd/device/zulu", "wild/x", "wild/y/z")
-_GOLDEN = Path(__file__).resolve().parents[1] / "conformance"
+#: Inputs that between them take every way through the codecs that was ever found (`codecs`).
+CORPUS = Path(__file__).with_name("corpus")
 
 
 def _seeds() -> list[bytes]:
@@ -53,7 +54,7 @@ class Mutator:
 
     def __init__(self, rnd: random.Random) -> None:
         self.rnd = rnd
-        self.corpus = _seeds()
+        self.corpus = _seeds() + [path.read_bytes() for path in sorted(CORPUS.iterdir())]
         self.words = [
             b'"action"',
             b"null",

@@ -19,11 +19,23 @@ from typing import Any
 import msgspec
 
 from oc2d.engine.journal import Origin
+from oc2d.language.codec import Encoding, encode
 from tests.consumer import Consumer, Host, allow, command, delete, deny, query
 from tests.faults.scenario import Run
-from tests.producer import Producer
+from tests.producer import Producer, properties, request
 
-__all__ = ["run"]
+__all__ = [
+    "MOST_OPEN",
+    "Deaths",
+    "Model",
+    "compare",
+    "deadly_point",
+    "final_responses",
+    "make_model",
+    "one_life",
+    "run",
+    "send_more",
+]
 
 TOPICS = ("oc2/cmd/device/zulu", "oc2/cmd/ap/{}", "oc2/cmd/all")
 ENCODINGS = ("json", "cbor", "cbor-concise")
@@ -38,9 +50,9 @@ POINTS = (
     "oc2d_slpf.nftables:Nftables.apply",
     "oc2d_slpf.store:Store.remember",
 )
-_LAST_WORD = 102
+_INTERIM = 102
 _SETTLE = 60  # seconds without any news
-_MOST_OPEN = 400  # unanswered commands; beyond it the next lives only work
+MOST_OPEN = 400  # unanswered commands; beyond it the next lives only work
 
 
 @dataclass
@@ -75,6 +87,8 @@ class Model:
         rnd = self.run.rnd
         self.step += 1
         request_id = f"{self.index}-{self.step}-{uuid.UUID(int=rnd.getrandbits(128))}"
+        if self.index == 0 and rnd.random() < 0.3:
+            return self._nameless(request_id)
         one = self._count(request_id) if self.index == 0 else self._rule(request_id)
         self.sent.append(one)
         nsid = "x-count" if self.index == 0 else "slpf"
@@ -88,6 +102,20 @@ class Model:
         if rnd.random() < 0.1:  # a retry: new `created`, perhaps another form
             self._publish(request_id, content, topics[0])
             self.run.figures["retries"] += 1
+        return one
+
+    def _nameless(self, mark: str) -> Sent:
+        """A command without a request id: only the packet id of its delivery makes it known."""
+        self.run.figures["messages"] += 1
+        self.run.figures["without a request id"] += 1
+        form = Encoding(self.run.rnd.choice(ENCODINGS))
+        one = self._count(mark)
+        self.sent.append(one)
+        content = {**one.content, "actuator": {"x-count": {}}}
+        payload = encode(request(content, {"from": f"soc{self.index}@example.com"}), form)
+        packed = properties("req", form.announced, CorrelationData=mark.encode())
+        qos = self.run.rnd.choice((1, 2))  # x-count keeps no order
+        self.producer.publish(payload, TOPICS[0], properties=packed, qos=qos)
         return one
 
     def _publish(self, request_id: str, content: object, topic: str) -> None:
@@ -169,7 +197,8 @@ class Deaths:
                 return
         blamed = 0
         for blob, attempts in rows:
-            request_id = msgspec.msgpack.decode(blob, type=Origin).request_id
+            origin = msgspec.msgpack.decode(blob, type=Origin)
+            request_id = origin.request_id or (origin.correlation or b"").decode()
             blamed += attempts > 1 and self.running[request_id] < attempts
             self.running[request_id] = attempts
         assert blamed <= 1, f"{blamed} commands are blamed for one death"
@@ -185,30 +214,33 @@ def run(this: Run) -> None:
         actuators_slpf={},
         **{"actuators_x-count": {}},  # type: ignore[arg-type]
     )
-    begun = time.monotonic()
-    zulu.start(**this.environment())
-    patience = time.monotonic() - begun
+    this.start(zulu)
     watcher = host.producer("watcher@example.com")
-    models = [Model(index, this, watcher) for index in range(4)]  # one link: it hears all once
+    models = [make_model(this, host, index) for index in range(4)]
     deaths = Deaths(zulu)
     zulu.kill()
     for number in range(kills):
-        point = _point(this, number)
-        if sum(len(model.sent) for model in models) - len(_finals(watcher)) < _MOST_OPEN:
-            _send(models, this.rnd.randrange(0, 4))
+        point = deadly_point(this, number)
+        if sum(len(model.sent) for model in models) - len(final_responses(watcher)) < MOST_OPEN:
+            send_more(models, this.rnd.randrange(0, 4))
         zulu.launch(**this.environment(point))
-        _one_life(this, zulu, models, point, patience)
+        one_life(this, zulu, models, point)
         deaths.note()
         if number % 50 == 49 or number == kills - 1:
-            zulu.start(**this.environment())
-            _check(this, host, zulu, watcher, models, deaths)
+            this.start(zulu)
+            compare(this, host, zulu, watcher, models, deaths)
             zulu.kill()
             deaths.note()
     this.figures["commands"] = sum(len(model.sent) for model in models)
     this.figures["lost"] = this.figures["twice"] = 0  # or we were not here
 
 
-def _point(this: Run, number: int) -> str:
+def make_model(this: Run, host: Host, index: int) -> Model:
+    """A Producer with a link of its own, on which it hears nothing: that is the watcher's."""
+    return Model(index, this, host.producer(f"soc{index}@example.com", filters=("oc2/none",)))
+
+
+def deadly_point(this: Run, number: int) -> str:
     """Every second death is at a transition, the others whenever it happens."""
     if number % 2:
         return ""
@@ -218,21 +250,26 @@ def _point(this: Run, number: int) -> str:
     return f"{where}:{this.rnd.choice(('before', 'after'))}:{often}"
 
 
-def _send(models: list[Model], count: int) -> None:
+def send_more(models: list[Model], count: int) -> None:
     for _ in range(count):
         for model in models:
             model.go_on()
 
 
-def _one_life(this: Run, zulu: Consumer, models: list[Model], point: str, patience: float) -> None:
-    """Until it dies at `point`, or at any time in two or three times what a start takes."""
+def one_life(this: Run, zulu: Consumer, models: list[Model], point: str) -> None:
+    """Until it dies at `point`, but no longer than it takes to start and as long again.
+
+    Without one at any time in twice what a start takes.
+    """
     assert zulu.process is not None
-    begun = time.monotonic()
-    life = 3 * patience if point else this.rnd.random() * 2 * patience
-    while (age := time.monotonic() - begun) < life and zulu.process.poll() is None:
-        if age > 0.2 and this.rnd.random() < 0.3:
-            _send(models, 1)
+    begun, up = time.monotonic(), not point
+    end = begun + (10 if point else 2 * this.rnd.random()) * this.patience
+    while (now := time.monotonic()) < end and zulu.process.poll() is None:
+        if now - begun > 0.2 and this.rnd.random() < 0.3:
+            send_more(models, 1)
         time.sleep(0.03)
+        if not up and zulu.told().get("link", {}).get("healthy"):
+            up, end = True, time.monotonic() + this.patience
     met = zulu.process.poll() is not None
     if met:
         assert zulu.process.returncode == -9, zulu.log.read_text()[-3000:]
@@ -242,19 +279,20 @@ def _one_life(this: Run, zulu: Consumer, models: list[Model], point: str, patien
         this.figures["kills at random"] += 1
 
 
-def _finals(watcher: Producer) -> dict[str, dict[str, Any]]:
+def final_responses(watcher: Producer) -> dict[str, dict[str, Any]]:
     """Request id → its one final response; fails when one has two."""
     found: dict[str, dict[str, Any]] = {}
     for reply in list(watcher.replies):
-        request_id = reply.headers.get("request_id")
-        if request_id is None or reply.status == _LAST_WORD:
+        if reply.status == _INTERIM:
             continue
+        mark = reply.properties.get("CorrelationData", b"").decode()
+        request_id = reply.headers.get("request_id") or mark
         before = found.setdefault(request_id, reply.response)
         assert before == reply.response, f"two outcomes of {request_id}: {before} {reply.response}"
     return found
 
 
-def _check(
+def compare(
     this: Run,
     host: Host,
     zulu: Consumer,
@@ -266,7 +304,7 @@ def _check(
     owed = {one.request_id for one in asked if one.allowed}
 
     def settled() -> bool:
-        if not owed <= _finals(watcher).keys():
+        if not owed <= final_responses(watcher).keys():
             return False
         told = zulu.told()
         return bool(told) and told["engine"]["queue"] == 0 and told["engine"]["unsent"] == 0
@@ -275,12 +313,12 @@ def _check(
     while not settled():
         if len(watcher.replies) > seen:
             deadline, seen = time.monotonic() + _SETTLE, len(watcher.replies)
-        lost = owed - _finals(watcher).keys()
+        lost = owed - final_responses(watcher).keys()
         engine = zulu.told().get("engine", {})
         state = {name: engine.get(name) for name in ("queue", "unsent", "journal_error")}
         assert time.monotonic() < deadline, f"{len(lost)} lost: {sorted(lost)[:9]}, {state}"
         time.sleep(0.1)
-    finals = _finals(watcher)
+    finals = final_responses(watcher)
     doubtful, unknown = set(), Counter[str]()
     for one in asked:
         final = finals.get(one.request_id)

@@ -6,6 +6,7 @@ import itertools
 import random
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class Run:
     size: str | int
     figures: Counter[str] = field(default_factory=Counter)
     hosts: list[Host] = field(default_factory=list)
+    patience: float = 1.0  # seconds that a start takes
 
     def __post_init__(self) -> None:
         self.rnd = random.Random(self.seed)
@@ -62,6 +64,12 @@ class Run:
     def environment(self, point: str = "") -> dict[str, str]:
         """What the daemon needs to find the plugin, and where it is to die."""
         return {"PYTHONPATH": str(self.site), "OC2D_FAULTS": point}
+
+    def start(self, consumer: Consumer, **environment: str) -> None:
+        """Start it, and note how long that takes now: others may keep the machine busy."""
+        begun = time.monotonic()
+        consumer.start(**{**self.environment(), **environment})
+        self.patience = time.monotonic() - begun
 
     def tell(self) -> None:
         """Say how far it is."""

@@ -134,6 +134,7 @@ def test_sighup_takes_a_new_password_and_keeps_the_old_link_when_the_change_is_w
     (refused,) = zulu.entries("reload_refused")
     assert refused["path"] == "broker.keep_alife"
     assert "keep_alive" in refused["message"]
+    assert zulu.told()["reload_refused"] == [f"broker.keep_alife: {refused['message']}"]
     assert soc.ask(query()).status == 200
     assert zulu.told()["link"]["since"] == before["since"]
 
@@ -152,6 +153,7 @@ def test_sighup_takes_a_new_password_and_keeps_the_old_link_when_the_change_is_w
         "policy.max_age",
     ]
     assert zulu.told()["restart_needed"] == ["from"]
+    assert zulu.told()["reload_refused"] == []
     wait_until(lambda: zulu.told()["link"]["since"] != before["since"])
     zulu.until_subscribed()
     assert "k77, u'fw-7')" in host.broker.log.read_text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from oc2d_slpf.operations import Change
 from oc2d_slpf.overlap import Patience
@@ -102,18 +102,16 @@ class Arrangement:
         """Return a ranked tier that the rule can join: there it may meet any other."""
         kind = self.ranked_kind(rule.shape, rule.verdict)
         for index, tier in enumerate(self.tiers):
-            if tier.kind == kind and tier is not leaving and tier.takes(kind, (rule.shape,)):
+            if tier.kind == kind and tier is not leaving:
                 after, before = self.bounds(rule, patience, (tier, leaving))
                 if after < index < before:
                     return tier
         return None
 
-    def between(
-        self, after: int, before: int, kind: Kind, shapes: Iterable[Shape], *, from_front: bool
-    ) -> Tier | None:
-        """Return the first or the last tier there that takes such rules."""
+    def between(self, after: int, before: int, kind: Kind, *, from_front: bool) -> Tier | None:
+        """Return the first or the last tier of this kind there."""
         found = range(after + 1, before)
         for index in found if from_front else reversed(found):
-            if self.tiers[index].takes(kind, shapes):
+            if self.tiers[index].kind == kind:
                 return self.tiers[index]
         return None

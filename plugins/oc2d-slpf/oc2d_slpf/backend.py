@@ -12,11 +12,15 @@ from oc2d.actuator import Endpoint
 from oc2d_slpf.operations import Operation
 from oc2d_slpf.rules import Verdict
 
-__all__ = ["Backend", "BackendError", "Permit", "Step", "Unpermit", "permits"]
+__all__ = ["Backend", "BackendError", "Full", "Permit", "Step", "Unpermit", "permits"]
 
 
 class BackendError(Exception):
     """The packet filter refused or cannot be reached; the message is for the log only."""
+
+
+class Full(BackendError):  # noqa: N818 - not an error where there is a way out
+    """There is no more room as things stand; with `replace` there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,10 @@ class Permit:
     def version(self) -> int:
         """The IP version of the address."""
         return ip_address(self.address).version
+
+    def __str__(self) -> str:
+        name = "udp" if self.protocol == socket.IPPROTO_UDP else "tcp"
+        return f"{self.address} {name} port {self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ class Backend(Protocol):
         """
 
     def apply(self, steps: Sequence[Step]) -> None:
-        """Change what is ours. Raises `BackendError`, and then nothing was changed."""
+        """Change what is ours. Raises `BackendError` or `Full`, and then nothing was changed."""
 
     def remove(self) -> None:
         """Remove all that is ours. Raises `BackendError`."""

@@ -9,7 +9,7 @@ from oc2d_slpf.arrangement import Arrangement
 from oc2d_slpf.operations import Change
 from oc2d_slpf.overlap import KeySet, Projections, order
 from oc2d_slpf.rules import Alike, Rule
-from oc2d_slpf.tier import MOST_SHAPES, Kind, Tier
+from oc2d_slpf.tier import Kind, Tier
 
 __all__ = ["build"]
 
@@ -60,11 +60,8 @@ def _parts(arrangement: Arrangement, groups: Iterable[Alike]) -> Iterator[_Part]
     for kind, sets in ranked.items():
         if len({keys.verdict for keys in sets}) == 1:
             yield from (_Part(keys.verdict, [keys]) for keys in sets)
-            continue
-        shapes = list(dict.fromkeys(keys.shape for keys in sets))
-        for start in range(0, len(shapes), MOST_SHAPES):
-            these = set(shapes[start : start + MOST_SHAPES])
-            yield _Part(kind, [keys for keys in sets if keys.shape in these])
+        else:
+            yield _Part(kind, sets)
 
 
 def _relate(one: _Part, other: _Part, known: Projections) -> None:
@@ -106,8 +103,7 @@ def _place(arrangement: Arrangement, parts: list[_Part]) -> None:
 
 
 def _tier(arrangement: Arrangement, part: _Part, after: int) -> Tier:
-    shapes = {keys.shape for keys in part.sets}
     for tier in arrangement.tiers[after + 1 :]:
-        if tier.takes(part.kind, shapes) and not tier.ranked:
+        if tier.kind == part.kind and not tier.ranked:
             return tier
     return arrangement.make(part.kind, len(arrangement.tiers), Change())

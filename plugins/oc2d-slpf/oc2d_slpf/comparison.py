@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product
 
@@ -37,7 +37,7 @@ from oc2d_slpf.expressions import (
 )
 from oc2d_slpf.names import SIDES, set_name, tier_chain
 from oc2d_slpf.netlink import Message
-from oc2d_slpf.operations import AddRanks, DropRanks, FillRanks, MakeRanks, SetId
+from oc2d_slpf.operations import RANKED, AddRanks, DropRanks, FillRanks, MakeRanks, SetId
 from oc2d_slpf.packet import (
     ADDRESS,
     DESTINATION,
@@ -60,9 +60,9 @@ _UNDECIDED, _LOWER = 0, 1  # the destination's number is the lower one; if it is
 _STEP = 4  # bits compared at once
 _SHIFTS = range((MAX_NUMBER.bit_length() - 1) // _STEP * _STEP, -1, -_STEP)
 _VERDICTS = {
-    Verdict.ALLOW: (0, verdict(NF_ACCEPT)),
-    Verdict.DROP: (1, verdict(NF_DROP)),
-    Verdict.REJECT: (2, verdict(NFT_JUMP, "refuse")),
+    Verdict.ALLOW: verdict(NF_ACCEPT),
+    Verdict.DROP: verdict(NF_DROP),
+    Verdict.REJECT: verdict(NFT_JUMP, "refuse"),
 }
 _RANK = struct.Struct("=II")
 
@@ -70,14 +70,12 @@ _RANK = struct.Struct("=II")
 def base() -> Iterator[Message]:
     """Make the maps that are the same for all ranked sets."""
     yield objects.hash_map("verdicts", [TYPE_MARK], 4, None)
-    keys, values = zip(*((_word(code), value) for code, value in _VERDICTS.values()), strict=True)
-    yield from objects.pairs("verdicts", keys, values, verdicts=True)
+    coded = {_word(code): _VERDICTS[verdict] for code, verdict in enumerate(RANKED)}
+    yield from objects.pairs("verdicts", list(coded), list(coded.values()), verdicts=True)
     yield objects.hash_map("agreed", [TYPE_MARK] * 3, 12, None)
-    for code, value in _VERDICTS.values():
-        for other, _ in _VERDICTS.values():
-            key = _word(code) + bytes(4) + _word(other)
-            chosen = value if code == other else verdict(NFT_CONTINUE)
-            yield from objects.pairs("agreed", [key], [chosen], verdicts=True)
+    for code, other in product(coded, coded):
+        chosen = coded[code] if code == other else verdict(NFT_CONTINUE)
+        yield from objects.pairs("agreed", [code + bytes(4) + other], [chosen], verdicts=True)
     for shift in _SHIFTS:
         found = _comparison(shift)
         yield objects.hash_map(f"compare{shift}", [TYPE_MARK] * 4, 16, [TYPE_MARK], 4)
@@ -98,13 +96,15 @@ def _comparison(shift: int) -> dict[bytes, bytes]:
     return found
 
 
-def messages(step: MakeRanks | AddRanks | FillRanks | DropRanks) -> Iterator[Message]:
-    """Write an operation on ranked sets as messages."""
+def messages(
+    step: MakeRanks | AddRanks | FillRanks | DropRanks, room: Mapping[SetId, int]
+) -> Iterator[Message]:
+    """Write an operation on ranked sets as messages; `room` is that of large ones."""
     match step:
         case MakeRanks():
-            yield from _make(step)
+            yield from _make(step, room)
         case AddRanks(id_, keys, ranks):
-            values = [_RANK.pack(number, _VERDICTS[verdict][0]) for number, verdict in ranks]
+            values = [_RANK.pack(rank // 4, rank % 4) for rank in ranks]
             yield from objects.pairs(set_name(id_), keys, values)
         case FillRanks(tier, shapes):
             for side in SIDES[shapes[0].direction]:
@@ -115,13 +115,13 @@ def messages(step: MakeRanks | AddRanks | FillRanks | DropRanks) -> Iterator[Mes
             yield from _drop(step)
 
 
-def _make(step: MakeRanks) -> Iterator[Message]:
+def _make(step: MakeRanks, room: Mapping[SetId, int]) -> Iterator[Message]:
     """Make new maps, and the chains that look into them."""
     for shape in step.shapes:
         name = _map(step.tier, shape)
-        yield objects.hash_map(
-            name, [TYPE_ADDRESS[shape.version]], ADDRESS[shape.version], [TYPE_MARK] * 2, 8
-        )
+        types, size = [TYPE_ADDRESS[shape.version]], ADDRESS[shape.version]
+        most = room.get(SetId(step.tier, shape), 0)
+        yield objects.hash_map(name, types, size, [TYPE_MARK] * 2, 8, most)
         yield from map(objects.chain, (name, f"{name}_alone"))
         alone = _find(step.tier, shape, SOURCE, _SOURCE) + choose("verdicts", _SOURCE + 1)
         yield objects.rule(f"{name}_alone", family(shape.version) + alone)

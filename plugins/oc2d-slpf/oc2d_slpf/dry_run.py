@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 
-from oc2d_slpf.backend import Step
-from oc2d_slpf.rules import Verdict
+from oc2d_slpf.backend import Permit, Step, Unpermit
+from oc2d_slpf.operations import AddKeys, AddRanks, DropKeys, DropSet
+from oc2d_slpf.rules import Verdict, describe
 
 __all__ = ["DryRun"]
 
@@ -33,9 +34,11 @@ class DryRun:
         _log.info("slpf_would_replace", steps=sum(1 for _ in steps))
 
     def apply(self, steps: Sequence[Step]) -> None:
-        """Log what would be changed."""
+        """Log what would be changed: for people what matches, the rest for whoever debugs."""
         for step in steps:
-            _log.info("slpf_would_apply", step=repr(step))
+            for text in _told(step):
+                _log.info("slpf_would_apply", step=text)
+            _log.debug("slpf_would_apply", step=repr(step))
 
     def remove(self) -> None:
         """Log that all would be removed."""
@@ -46,3 +49,20 @@ class DryRun:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _told(step: Step) -> Iterator[str]:
+    """Say in a Producer's words what a step opens, or which matches it puts in or takes out."""
+    match step:
+        case AddKeys() | AddRanks() | DropKeys():
+            shape, does = step.id.shape, "remove" if isinstance(step, DropKeys) else "add"
+            for key in step.keys:
+                yield f"{does} {describe(shape, key)} ({shape.direction.value})"
+        case Permit():
+            yield f"keep open {step}"
+        case Unpermit():
+            yield f"no longer keep open {step.permit}"
+        case DropSet():
+            yield f"remove all of {step.id.shape.name} in tier {step.id.tier}"
+        case _:
+            pass

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
-from oc2d_slpf.backend import Backend, BackendError, Permit, Step, Unpermit
+from oc2d_slpf.backend import Backend, BackendError, Full, Permit, Step, Unpermit
 from oc2d_slpf.operations import Change
 from oc2d_slpf.rules import Alike, Verdict
 from oc2d_slpf.tiers import Tiers
@@ -82,6 +82,8 @@ class Firewall:
                 return
             try:
                 self._backend.apply(steps)
+            except Full as error:
+                _log.info("slpf_made_anew", reason=str(error))
             except BackendError as error:
                 self.refusals += 1
                 # most likely somebody else flushed or changed our table: load it as it should be

@@ -1,32 +1,34 @@
 """The iptables back end: chains of our own in the table filter, for IPv4 and for IPv6.
 
 The programs are those of the nf_tables variant, where one call of iptables-restore is one
-transaction of the kernel. The names of our chains begin with `oc2d-a-` or `oc2d-b-`: to replace
-everything, the other ones are made and the first rule of INPUT, FORWARD and OUTPUT is exchanged, in
-one call. The ones before are removed when both families have the new ones: until then there is a
-way back. Rules of others are neither read nor written, but for those first rules.
+transaction of the kernel. The names of our chains begin with `oc2d-` and a letter: to replace
+everything, those of a letter that nothing calls are made and the first rule of INPUT, FORWARD and
+OUTPUT is exchanged, in one call. The ones before are removed when both families have the new ones:
+until then there is a way back. Rules of others are neither read nor written, but for those first
+rules.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from string import ascii_lowercase
 
 import structlog
 
 from oc2d.errors import StateError
 from oc2d_slpf.backend import BackendError, Step
+from oc2d_slpf.connection import Connection
 from oc2d_slpf.iptables_guard import Guarded
 from oc2d_slpf.iptables_rules import HOOKS, Chains, Held
 from oc2d_slpf.iptables_tools import Family, families
 from oc2d_slpf.iptables_watch import IptablesWatch
-from oc2d_slpf.netlink import Netlink
 from oc2d_slpf.rules import Network, Verdict
 
 __all__ = ["Iptables"]
 
 _log = structlog.get_logger("oc2d.slpf")
-_A, _B = "oc2d-a-", "oc2d-b-"
+_PREFIXES = tuple(f"oc2d-{letter}-" for letter in ascii_lowercase)
 
 #: The lines for each family, in the order in which they are to be called.
 Lines = Mapping[Family, Sequence[str]]
@@ -45,19 +47,17 @@ class Iptables:
         self._path = path
         self._families: tuple[Family, ...] = ()
         self._held = Held()
-        self._prefix = _A
-        self._netlink: Netlink | None = None
-        self._watch: IptablesWatch | None = None
-        self._changed: Callable[[], None] = lambda: None
+        self._prefix = _PREFIXES[0]
+        self._connection = Connection()
         self._calls = 0  # that changed something
 
     def check(self) -> None:
         """Find the programs and have them read the rules; nothing is changed."""
         found = families(self._path)
         try:
-            self._netlink = self._netlink or Netlink()
+            self._connection.open()
             for family in found:
-                family.change(self._chains(family, _A).whole(Held()), try_only=True)
+                family.change(self._chains(family, self._prefix).whole(Held()), try_only=True)
         except (OSError, BackendError) as error:
             self.close()
             raise StateError(
@@ -75,8 +75,9 @@ class Iptables:
         held = Held().changed(steps)
         with self._unwatched():
             found = {family: family.found() for family in self._opened}
-            used = {chain for there in found.values() for _, chain in there.jumps}
-            prefix = _B if any(chain.startswith(_A) for chain in used) else _A
+            # what is called now is needed for the way back, even if it is of several letters
+            called = tuple(chain for there in found.values() for _, chain in there.jumps)
+            prefix = next((one for one in _PREFIXES if not _begin(called, one)), _PREFIXES[-1])
             there, back, rest = {}, {}, {}
             for family, before in found.items():
                 chains = self._chains(family, prefix)
@@ -124,26 +125,25 @@ class Iptables:
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed`, on a thread of its own, when others changed or got ahead of our rules."""
-        if self._watch is None and self._netlink is not None:
-            self._changed = changed
-            self._watch = IptablesWatch(self._netlink.port, self._displaced, changed)
+        self._connection.watch(
+            lambda port, changed: IptablesWatch(port, self._displaced, changed), changed
+        )
 
     def close(self) -> None:
         """Let go of the rules, which stay; harmless when repeated."""
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
-        if self._netlink is not None:
-            self._netlink.close()
-            self._netlink = None
+        self._connection.close()
+        self._families = ()
 
     # -- one change, two families
 
     @property
     def _opened(self) -> tuple[Family, ...]:
-        if self._netlink is None:
+        if not self._families:
             raise BackendError("iptables was not looked for")
         return self._families
+
+    def _unwatched(self) -> AbstractContextManager[None]:
+        return self._connection.unwatched(lambda: self._calls)
 
     def _chains(self, family: Family, prefix: str) -> Chains:
         return Chains(Guarded(family.version, self._never_block), prefix)
@@ -196,23 +196,9 @@ class Iptables:
         except BackendError:
             return True
 
-    @contextlib.contextmanager
-    def _unwatched(self) -> Iterator[None]:
-        """Make changes that nobody is told of: with a listener each line of them is written down.
 
-        Whether others changed something meanwhile, the generation tells: a call is one.
-        """
-        if self._watch is None or self._netlink is None:
-            yield
-            return
-        before = self._netlink.generation() - self._calls
-        self._watch.listen(on=False)
-        try:
-            yield
-        finally:
-            self._watch.listen(on=True)
-            if self._netlink.generation() - self._calls != before:
-                self._changed()
+def _begin(chains: Iterable[str], prefix: str) -> bool:
+    return any(chain.startswith(prefix) for chain in chains)
 
 
 def _calls(prefix: str) -> tuple[tuple[str, str], ...]:
@@ -222,7 +208,7 @@ def _calls(prefix: str) -> tuple[tuple[str, str], ...]:
 def _switched(before: Iterable[tuple[str, str]], after: Iterable[tuple[str, str]]) -> list[str]:
     # in this order: -D takes the first that is equal, which might be the new one
     deleted = [f"-D {hook} -j {chain}" for hook, chain in before]
-    return deleted + [f"-I {hook} -j {chain}" for hook, chain in after]
+    return deleted + [f"-I {hook} -j {chain}" for hook, chain in reversed(tuple(after))]
 
 
 def _removed(chains: Iterable[str]) -> list[str]:

@@ -23,7 +23,10 @@ _HOP_LIMIT = {4: "-m ttl --ttl-eq", 6: "-m hl --hl-eq"}
 _HERE = " -m addrtype --dst-type LOCAL"  # INPUT sees broad- and multicast too
 # where the module u32 finds what an ICMP error quotes: before its offsets, and words of the
 # destination, the word that ends with the protocol, the one that ends with the destination port
-_QUOTED = {4: ("0>>22&0x3C@", (24,), 14, 28), 6: ("", (72, 76, 80, 84), 51, 88)}
+_QUOTED = {
+    4: ("0>>22&0x3C@", (24,), 14, 28),
+    6: ("", (72, 76, 80, 84), 51, 88),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class Guarded:
             f"{start}{at}=0x{packed[4 * index : 4 * index + 4].hex()}"
             for index, at in enumerate(words)
         ]
+        if self.version == 6:  # noqa: PLR2004 - the IP versions are their own names
+            wanted.append(f"3&0xFF={number}")  # no header in between: the offsets are fixed
         wanted.append(f"{start}{protocol}&0xFF={permit.protocol}")
         wanted.append(f"{start}{port}&0xFFFF={permit.port}")
         (kind,) = self._icmp(icmp)

@@ -22,7 +22,7 @@ _PATIENCE = 60.0  # seconds
 _RESOURCE_PROBLEM = 4
 _ATTEMPTS = 5
 _PAUSE = 0.02  # seconds, more with each attempt
-_OURS = r"oc2d-[ab]-(?:[a-z]+|t\d+-(?:in|out)(?:-\d+)?)"
+_OURS = r"oc2d-[a-z]-(?:[a-z]+|t\d+-(?:in|out)(?:-\d+)?)"
 _CHAIN = re.compile(rf"^:({_OURS}) ", re.MULTILINE)
 _JUMP = re.compile(rf"^-A (INPUT|FORWARD|OUTPUT) -j ({_OURS})$", re.MULTILINE)
 

@@ -9,7 +9,7 @@ from oc2d_slpf.arrangement import Arrangement
 from oc2d_slpf.operations import Change
 from oc2d_slpf.overlap import Exhausted, KeySet, Patience
 from oc2d_slpf.rules import Rule
-from oc2d_slpf.tier import MOST_SHAPES, Tier
+from oc2d_slpf.tier import Tier
 
 __all__ = ["disentangle", "dissolve", "tidy"]
 
@@ -47,8 +47,10 @@ def _rank(arrangement: Arrangement, rule: Rule, change: Change) -> None:
     after, before = arrangement.bounds(rule)
     for tier in [tier for tier in arrangement.tiers[before : after + 1] if not tier.ranked]:
         sets = list(tier.key_sets())
-        could = [keys for keys in sets if arrangement.ranked_kind(keys.shape, keys.verdict) == kind]
-        if moving := could[:MOST_SHAPES]:
+        moving = [
+            keys for keys in sets if arrangement.ranked_kind(keys.shape, keys.verdict) == kind
+        ]
+        if moving:
             ranked = arrangement.make(kind, arrangement.tiers.index(tier) + 1, change)
             _divide(tier, [keys for keys in sets if keys not in moving], ranked, moving, change)
     tidy(arrangement, change)
@@ -123,8 +125,7 @@ def _rearrange(
         after = max(bound[0] for bound in (bounds[0] if back else everything))
         before = min(bound[1] for bound in (everything if back else bounds[0]))
         group = waiting.pop(0)
-        shapes = {one.shape for one in group}
-        place = arrangement.between(after, before, kind, shapes, from_front=back)
+        place = arrangement.between(after, before, kind, from_front=back)
         if place is None:
             place = arrangement.make(new, after + 1 if back else before, change)
         for one in group:
@@ -183,7 +184,7 @@ def tidy(arrangement: Arrangement, change: Change) -> None:
         pairs = [
             (min(len(one), len(other)), index)
             for index, (one, other) in enumerate(pairwise(arrangement.tiers))
-            if one.takes(other.kind, other.sets)
+            if one.kind == other.kind
         ]
         size, index = min(pairs, default=(0, 0))
         if not pairs or (size > _LARGE and len(pairs) <= _SPARE):
@@ -217,8 +218,6 @@ def dissolve(arrangement: Arrangement, turn: int, change: Change) -> bool:
             return False
         moves.append((rule, place))
     for rule, place in moves:
-        if not place.takes(tier.kind, (rule.shape,)):  # what moved before filled it up
-            return False
         tier.take(rule, change)
         place.insert(rule, change)
     return True
@@ -232,6 +231,6 @@ def _elsewhere(arrangement: Arrangement, tier: Tier, rule: Rule, patience: Patie
     places = [
         other
         for other in arrangement.tiers[after + 1 : before]
-        if other is not tier and other.takes(tier.kind, (rule.shape,))
+        if other is not tier and other.kind == tier.kind
     ]
     return places[-1] if places else None

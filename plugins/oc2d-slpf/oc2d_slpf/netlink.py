@@ -136,6 +136,8 @@ class Netlink:
         self._socket = socket.socket(socket.AF_NETLINK, kind, NETLINK_NETFILTER)
         self._sequence = 1
         self._room = 0
+        self.transactions = 0
+        """How many were carried out."""
         try:
             self._socket.bind((0, 0))
             for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
@@ -179,6 +181,7 @@ class Netlink:
                 raise NetlinkError(code, f"transaction: {os.strerror(code)}")
         if (last, 0, "") not in answers:
             raise NetlinkError(0, "no answer from the kernel")
+        self.transactions += not try_only
 
     def dump(self, kind: int, body: bytes = b"") -> list[dict[int, bytes]]:
         """Return all objects of one kind (NFT_MSG_GET*) in family inet, each by its attributes."""

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from oc2d.errors import StateError
 from oc2d_slpf import comparison, management, objects
-from oc2d_slpf.backend import BackendError, Step
+from oc2d_slpf.backend import BackendError, Full, Step
+from oc2d_slpf.connection import Connection
 from oc2d_slpf.netlink import Message, Netlink, NetlinkError, attributes
 from oc2d_slpf.operations import DropTier, Fill, MakeRanks
 from oc2d_slpf.rules import Network, Verdict
@@ -40,16 +41,14 @@ class Nftables:
     def __init__(self, never_block: Sequence[Network] = (), *, owner: bool = True) -> None:
         self._never_block = never_block
         self._flags = _HELD if owner else 0
-        self._netlink: Netlink | None = None
-        self._watch: Watch | None = None
-        self._changed: Callable[[], None] = lambda: None
+        self._connection = Connection()
         self._decoys: set[int] = set()
         self._comparing = False  # the maps that ranked sets need are there
 
     def check(self) -> None:
         """Open the socket and have the kernel try, without changing anything, what we need."""
         try:
-            self._netlink = self._netlink or Netlink()
+            self._connection.open()
             try:
                 self._try()
             except NetlinkError as error:
@@ -89,7 +88,7 @@ class Nftables:
         messages += render(steps)
         if decoys:
             messages += management.decoy(on=True)
-        with _told(), self._unwatched():
+        with _told(), self._connection.unwatched(lambda: self._socket.transactions):
             self._socket.transact([*self._cleared(), *messages])
         self._decoys, self._comparing = decoys, comparing
 
@@ -117,18 +116,14 @@ class Nftables:
 
         With the owner flag nobody can, so nothing listens.
         """
-        if not self._flags and self._watch is None:
-            self._changed = changed
-            self._watch = Watch(self._socket.port, objects.TABLE, changed)
+        if not self._flags:
+            self._connection.watch(
+                lambda port, changed: Watch(port, objects.TABLE, changed), changed
+            )
 
     def close(self) -> None:
         """Let go of the table, which stays; harmless when repeated."""
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
-        if self._netlink is not None:
-            self._netlink.close()
-            self._netlink = None
+        self._connection.close()
 
     # -- the table as it is
 
@@ -137,9 +132,7 @@ class Nftables:
 
     @property
     def _socket(self) -> Netlink:
-        if self._netlink is None:
-            raise BackendError("the netlink socket is not open")
-        return self._netlink
+        return self._connection.netlink
 
     def _cleared(self) -> Iterator[Message]:
         """Bring the table to where only the base chains are, empty, whatever is there now."""
@@ -157,25 +150,6 @@ class Nftables:
             yield from (objects.delete_chain(name) for name in chains if name not in objects.HOOKS)
         else:
             yield from map(objects.base_chain, objects.HOOKS)
-
-    @contextlib.contextmanager
-    def _unwatched(self) -> Iterator[None]:
-        """Make one transaction that nobody is told of.
-
-        With a listener the kernel writes down each element: 2 s for 100 000, not 0.3. Whether
-        others changed something meanwhile, the generation tells.
-        """
-        if self._watch is None:
-            yield
-            return
-        before = self._socket.generation()
-        self._watch.listen(on=False)
-        try:
-            yield
-        finally:
-            self._watch.listen(on=True)
-        if self._socket.generation() != before + 1:
-            self._changed()
 
     def _found_flags(self) -> int | None:
         """Return NFTA_TABLE_FLAGS; an orphan has lost its owner's. None: there is no table."""
@@ -206,6 +180,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:
+        if error.errno == errno.ENFILE:
+            raise Full("a set of nf_tables is full") from error
         raise BackendError(f"nf_tables: {error}") from error
 
 

@@ -92,24 +92,37 @@ def rule(chain: str, expressions: bytes) -> Message:
     return Message(NEWRULE, body, CREATE | NLM_F_APPEND)
 
 
-def hash_set(name: str, types: Sequence[int], size: int) -> Message:
-    """Make a set: NFTA_SET_TABLE, _NAME, _FLAGS, _KEY_TYPE, _KEY_LEN, _ID (10), the last unused."""
-    head = string(1, TABLE) + string(2, name)
-    return Message(
-        NEWSET, head + u32(3, 0) + u32(4, _kind(types)) + u32(5, size) + u32(10, 1), CREATE
-    )
+def hash_set(name: str, types: Sequence[int], size: int, room: int = 0) -> Message:
+    """Make a set: NFTA_SET_TABLE, _NAME, _FLAGS, _KEY_TYPE, _KEY_LEN, _ID (10), the last unused.
+
+    `room`: the most elements it will hold (NFTA_SET_DESC (9), NFTA_SET_DESC_SIZE); it is filled
+    and searched in half the time then. 0: it grows.
+    """
+    head = string(1, TABLE) + string(2, name) + u32(3, 0)
+    return Message(NEWSET, head + _sizes(types, size, room), CREATE)
 
 
-def hash_map(
-    name: str, types: Sequence[int], size: int, values: Sequence[int] | None, length: int = 0
+def hash_map(  # noqa: PLR0913, PLR0917 - what a set has, and a value
+    name: str,
+    types: Sequence[int],
+    size: int,
+    values: Sequence[int] | None,
+    length: int = 0,
+    room: int = 0,
 ) -> Message:
     """Make a set whose elements stand for something: NFTA_SET_DATA_TYPE (6), _DATA_LEN (7).
 
     `values`: types of that; None: verdicts.
     """
     kind = NFT_DATA_VERDICT if values is None else _kind(values)
-    head = string(1, TABLE) + string(2, name) + u32(3, NFT_SET_MAP) + u32(4, _kind(types))
-    return Message(NEWSET, head + u32(5, size) + u32(6, kind) + u32(7, length) + u32(10, 1), CREATE)
+    head = string(1, TABLE) + string(2, name) + u32(3, NFT_SET_MAP)
+    value = u32(6, kind) + u32(7, length)
+    return Message(NEWSET, head + _sizes(types, size, room) + value, CREATE)
+
+
+def _sizes(types: Sequence[int], size: int, room: int) -> bytes:
+    most = nested(9, u32(1, room)) if room else b""
+    return u32(4, _kind(types)) + u32(5, size) + most + u32(10, 1)
 
 
 def _kind(types: Sequence[int]) -> int:

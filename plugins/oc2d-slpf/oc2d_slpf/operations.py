@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Protocol, cast
+from typing import Protocol
 
 import msgspec
 
 from oc2d_slpf.rules import Key, Shape, Verdict
 
 __all__ = [
+    "RANKED",
     "AddKeys",
     "AddRanks",
     "Change",
@@ -29,13 +30,21 @@ __all__ = [
     "SetId",
     "Value",
     "add",
+    "rank",
 ]
 
 
-#: What a key of a ranked set stands for.
-Rank = tuple[int, Verdict]
+#: What a key of a ranked set stands for: the number of a rule, times four, and the place of its
+#: verdict in `RANKED`. So ranks compare as the numbers do, and 100 000 of them are made quickly.
+Rank = int
+RANKED = (Verdict.ALLOW, Verdict.DROP, Verdict.REJECT)
 #: What a filter has at a key: nothing, a plain element, or a rank.
 Value = Rank | bool
+
+
+def rank(number: int, verdict: Verdict) -> Rank:
+    """Return the rank of a rule."""
+    return 4 * number + RANKED.index(verdict)
 
 
 class SetId(msgspec.Struct, frozen=True):
@@ -144,7 +153,7 @@ def add(id_: SetId, keys: tuple[Key, ...], values: tuple[Value, ...]) -> AddKeys
     """Return what puts the keys, with what they stand for, into a set of either kind."""
     if values[0] is True:
         return AddKeys(id_, keys)
-    return AddRanks(id_, keys, cast(tuple[Rank, ...], values))
+    return AddRanks(id_, keys, values)
 
 
 class Arranged(Protocol):

@@ -142,7 +142,7 @@ class Slpf(Actuator):
             **({"damaged": list(store.damaged)} if store.damaged else {}),
             "count": len(self._firewall.tiers),
             "kernel_refusals": self._firewall.refusals,
-            "endpoints": sorted(f"{p.address} {p.port}" for p in self._firewall.permits),
+            "endpoints": sorted(map(str, self._firewall.permits)),
             "rules": [shown(entry) for entry in store.first(_LISTED)],
         }
 

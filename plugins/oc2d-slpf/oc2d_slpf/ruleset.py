@@ -12,7 +12,7 @@ that stands alone is not padded.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 
@@ -51,6 +51,8 @@ from oc2d_slpf.rules import Key, Shape, Verdict
 
 __all__ = ["render"]
 
+_MANY = 10_000
+
 _VERDICTS = {
     Verdict.ALLOW: ACCEPT,
     Verdict.DROP: DROP,
@@ -60,11 +62,23 @@ _VERDICTS = {
 
 
 def render(steps: Iterable[Step]) -> list[Message]:
-    """Write steps as messages, in order."""
-    return [message for step in steps for message in _messages(step)]
+    """Write steps as messages, in order.
+
+    A set that is made to hold many keys gets room for as many again; one that is full is refused
+    with ENFILE. Others grow, which takes the kernel twice the time.
+    """
+    steps = list(steps)
+    room = {
+        step.id: 2 * len(step.keys)
+        for step in steps
+        if isinstance(step, (AddKeys, AddRanks)) and len(step.keys) >= _MANY
+    }
+    return [message for step in steps for message in _messages(step, room)]
 
 
-def _messages(step: Step) -> Iterator[Message]:  # noqa: C901 - one case an operation
+def _messages(  # noqa: C901 - one case an operation
+    step: Step, room: Mapping[SetId, int]
+) -> Iterator[Message]:
     match step:
         case AddKeys(id_, keys) if id_.shape.fields:
             yield from objects.elements(
@@ -79,7 +93,7 @@ def _messages(step: Step) -> Iterator[Message]:  # noqa: C901 - one case an oper
         case DropTier(tier):
             yield from (objects.delete_chain(tier_chain(tier, side)) for side in LISTS)
         case MakeSet(id_) if id_.shape.fields:
-            yield objects.hash_set(set_name(id_), *_type(id_.shape))
+            yield objects.hash_set(set_name(id_), *_type(id_.shape), room.get(id_, 0))
         case DropSet(id_) if id_.shape.fields:
             yield objects.delete_set(set_name(id_))
         case Fill(tier, verdict, shapes):
@@ -89,7 +103,7 @@ def _messages(step: Step) -> Iterator[Message]:  # noqa: C901 - one case an oper
                 yield objects.flush(chain)
                 yield from (objects.rule(chain, jump(tier_chain(tier, side))) for tier in tiers)
         case MakeRanks() | AddRanks() | FillRanks() | DropRanks():
-            yield from comparison.messages(step)
+            yield from comparison.messages(step, room)
         case Permit():
             yield from objects.elements(
                 objects.NEWSETELEM, f"management{step.version}", [_permitted(step)]

@@ -6,6 +6,7 @@ nothing: the next start goes on from there.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 
 from oc2d_slpf.rules import FIRST_AUTOMATIC
 
-__all__ = ["finish", "rebuild", "set_aside", "text"]
+__all__ = ["finish", "rebuild", "set_aside", "sync", "text"]
 
 _ASIDE = ".damaged-"
 _TABLES = ("rule", "outcome", "spent", "endpoint")
@@ -45,6 +46,13 @@ def rebuild(path: Path, schema: str, is_sound: Callable[[Any, Any, Any], bool]) 
     with suppress(FileNotFoundError):
         _beside(path, "-wal").rename(_beside(aside, "-wal"))
     finish(path)
+
+
+def sync(path: Path) -> None:
+    """Write to the disk what an earlier process was killed before syncing: we will act on it."""
+    for old in (path, _beside(path, "-wal")):
+        with suppress(FileNotFoundError), old.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def finish(path: Path) -> None:

@@ -20,35 +20,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oc2d.errors import StateError
-from oc2d_slpf import salvage
+from oc2d_slpf import opening, salvage
 from oc2d_slpf.backend import Permit
-from oc2d_slpf.rules import FIRST_AUTOMATIC, Alike, Rule, Shape, Verdict, unpack
+from oc2d_slpf.rules import FIRST_AUTOMATIC, Alike, Rule, Shape, Verdict
 
 __all__ = ["Entry", "Outcome", "Store", "StoreError"]
 
 _FILE = "slpf.db"
 _MARK = "slpf.boot"
-_VERSION = 1
 _OUTCOMES = 100_000
 _SLICE = 1000  # outcomes forgotten in one transaction at most: more than one can add
 
-# `twin` finds rules by key, and holds all of them a second time, should the table be damaged.
-_SCHEMA = f"""
-PRAGMA user_version = {_VERSION};
-CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE rule(
-  number INTEGER PRIMARY KEY, key TEXT NOT NULL, verdict TEXT NOT NULL, shape TEXT NOT NULL,
-  match BLOB NOT NULL, persistent INTEGER NOT NULL, reserved INTEGER NOT NULL,
-  producer TEXT, start INTEGER, stop INTEGER);
-CREATE INDEX twin ON rule(
-  key, verdict, shape, match, persistent, reserved, producer, start, stop);
-CREATE TABLE outcome(
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE,
-  status INTEGER NOT NULL, text TEXT, number INTEGER);
-CREATE TABLE spent(number INTEGER PRIMARY KEY);
-CREATE TABLE endpoint(address TEXT, protocol INTEGER, port INTEGER);
-"""
-_VERDICTS = {verdict.value: verdict for verdict in Verdict}
 _COLUMNS = "number, key, verdict, shape, match, persistent, reserved, producer, start, stop"
 
 
@@ -90,7 +72,8 @@ class Store:
 
     def __init__(self, state_directory: Path, runtime_directory: Path, boot_id: str) -> None:
         path = state_directory / _FILE
-        self._file, self.repaired = _open(path)
+        self._file, read, self.repaired = opening.open_(path)
+        self._read: tuple[int, list[Alike]] | None = (self._file.total_changes, read)
         self._next = FIRST_AUTOMATIC
         self._numbered = self._remembered = False
         try:
@@ -144,17 +127,10 @@ class Store:
 
     def rules(self) -> list[Alike]:
         """Return the rules that are in force."""
-        found: dict[tuple[str, str], Alike] = {}
-        columns = "verdict, shape, number, match"
-        query = f"SELECT {columns} FROM rule WHERE NOT reserved ORDER BY number DESC"  # noqa: S608 - constants
-        for verdict, shape, number, match in self._file.execute(query):
-            group = found.get((verdict, shape))
-            if group is None:
-                group = Alike(Shape.parse(shape), _VERDICTS[verdict], [], [])
-                found[verdict, shape] = group
-            group.numbers.append(number)
-            group.keys.append(match)
-        return list(found.values())
+        known, self._read = self._read, None
+        if known is not None and known[0] == self._file.total_changes:
+            return known[1]
+        return opening.rules(self._file)
 
     def first(self, limit: int) -> list[Entry]:
         """Return the first rules in force, in order."""
@@ -265,67 +241,3 @@ class Store:
             number, key, verdict, shape, match, persistent, reserved, producer, start, stop = row
             rule = Rule(number, Verdict(verdict), Shape.parse(shape), match)
             yield Entry(rule, key, bool(persistent), producer, start, stop, bool(reserved))
-
-
-def _open(path: Path) -> tuple[sqlite3.Connection, str | None]:
-    """Open, make or repair the file; the daemon's lock on its directories keeps others away."""
-    try:
-        salvage.finish(path)
-        try:
-            return _connect(path), None
-        except _Damage as damage:
-            salvage.rebuild(path, _SCHEMA, _is_sound)
-            return _connect(path), str(damage)
-    except (sqlite3.Error, OSError, _Damage) as error:
-        raise StateError(
-            f"{path} cannot be used: {error}; see to its owner, its directory and its disk"
-        ) from error
-
-
-class _Damage(Exception):  # noqa: N818 - what was found, not what went wrong
-    """The file holds what was never written to it."""
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    if path.exists() and not path.stat().st_size:
-        raise _Damage("it is empty")
-    file = sqlite3.connect(path, isolation_level=None)
-    try:
-        file.execute("PRAGMA journal_mode = WAL")
-        file.execute("PRAGMA synchronous = FULL")
-        _prepare(file)
-    except (sqlite3.OperationalError, _Damage):
-        file.close()
-        raise
-    except sqlite3.DatabaseError as error:
-        file.close()
-        raise _Damage(str(error)) from error
-    return file
-
-
-def _prepare(file: sqlite3.Connection) -> None:
-    version = file.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        file.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-    elif version != _VERSION:
-        raise sqlite3.OperationalError(f"made by another oc2d-slpf (version {version})")
-    found = file.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise _Damage(found)
-    # SQLite keeps no checksums: look at each kind of rule, with a match of the same length
-    query = "SELECT DISTINCT verdict, shape, typeof(match), length(match) FROM rule"
-    file.text_factory = salvage.text
-    for verdict, shape, type_, length in file.execute(query):
-        if type_ != "blob" or not _is_sound(verdict, shape, bytes(length)):
-            raise _Damage("a rule makes no sense")
-    file.text_factory = str
-
-
-def _is_sound(verdict: str, shape: str, match: bytes) -> bool:
-    """Tell whether a rule can be read back."""
-    try:
-        Verdict(verdict)
-        read = Shape.parse(shape)
-        return len(unpack(read, match)) == read.fields
-    except (ValueError, TypeError, IndexError):
-        return False

@@ -7,21 +7,18 @@ the two sides (docs/decisions/005-tiers-and-overlaps.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from oc2d_slpf.operations import Change, Fill, FillRanks, SetId, Value
 from oc2d_slpf.overlap import KeySet, Patience
-from oc2d_slpf.ranks import ranks, ranks_within
+from oc2d_slpf.ranks import map_shape, ranks, ranks_within
 from oc2d_slpf.rules import Direction, Key, Rule, Shape, Verdict
 
-__all__ = ["MOST_SHAPES", "Kind", "Tier"]
+__all__ = ["Kind", "Tier"]
 
 #: The verdict of a plain tier; list and IP version of a ranked one.
 Kind = Verdict | tuple[Direction, int]
 Content = Mapping[Shape, Mapping[Key, Value]]
-
-#: The filter compares the sets of a ranked tier each with each.
-MOST_SHAPES = 48
 
 
 class Tier:
@@ -46,6 +43,13 @@ class Tier:
         """Whether rules of all verdicts may be here."""
         return not isinstance(self.kind, Verdict)
 
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shapes of the sets that the filter has: of a ranked tier, there may be fewer."""
+        if self.ranked:
+            return tuple(dict.fromkeys(map(map_shape, self.sets)))
+        return tuple(self.sets)
+
     def key_sets(self) -> Iterator[KeySet]:
         """Yield all sets."""
         for verdicts in self.sets.values():
@@ -54,12 +58,6 @@ class Tier:
     def rules(self) -> list[Rule]:
         """Return the rules, in no order."""
         return [rule for keys in self.key_sets() for rule in keys.rules()]
-
-    def takes(self, kind: Kind, shapes: Iterable[Shape]) -> bool:
-        """Tell whether such rules could be here, apart from where the tier stands."""
-        if kind != self.kind:
-            return False
-        return not self.ranked or len(self.sets.keys() | set(shapes)) <= MOST_SHAPES
 
     def opposed(self, rule: Rule) -> Iterator[KeySet]:
         """Yield the sets of other verdicts."""
@@ -79,8 +77,8 @@ class Tier:
     def fill(self) -> Fill | FillRanks:
         """Return what makes the filter consult the sets."""
         if isinstance(self.kind, Verdict):
-            return Fill(self.id, self.kind, tuple(self.sets))
-        narrow_first = sorted(self.sets, key=lambda shape: -(shape.either or 0))
+            return Fill(self.id, self.kind, self.shapes)
+        narrow_first = sorted(self.shapes, key=lambda shape: -(shape.either or 0))
         return FillRanks(self.id, tuple(narrow_first))
 
     # -- changing
@@ -89,8 +87,9 @@ class Tier:
         """Take a rule in."""
         before = self._at(rule)
         if rule.shape not in self.sets:
+            shapes = self.shapes
             self.sets[rule.shape] = {}
-            change.set(SetId(self.id, rule.shape), there=True, ranked=self.ranked)
+            self._tell_shapes(shapes, change)
         verdicts = self.sets[rule.shape]
         if rule.verdict not in verdicts:
             verdicts[rule.verdict] = KeySet(rule.shape, rule.verdict)
@@ -105,8 +104,9 @@ class Tier:
         if not verdicts[rule.verdict]:
             del verdicts[rule.verdict]
         if not verdicts:
+            shapes = self.shapes
             del self.sets[rule.shape]
-            change.set(SetId(self.id, rule.shape), there=False, ranked=self.ranked)
+            self._tell_shapes(shapes, change)
         self._tell(before, self._at(rule), change)
 
     def joined(self, other: Tier) -> Iterator[KeySet]:
@@ -120,13 +120,11 @@ class Tier:
 
     def exchange(self, key_sets: Iterable[KeySet], change: Change) -> None:
         """Consist of these sets from now on."""
-        before, shapes = self.content(), list(self.sets)
+        before, shapes = self.content(), self.shapes
         self.sets = {}
         for keys in key_sets:
             self.sets.setdefault(keys.shape, {})[keys.verdict] = keys
-        for shape in self.sets.keys() ^ set(shapes):
-            there = shape in self.sets
-            change.set(SetId(self.id, shape), there=there, ranked=self.ranked)
+        self._tell_shapes(shapes, change)
         self._tell(before, self.content(), change)
 
     def content(self) -> Content:
@@ -145,6 +143,11 @@ class Tier:
             return ranks_within(self.sets, rule.shape, rule.key)
         parts = self.sets.get(rule.shape, {}).values()
         return {rule.shape: {rule.key: any(rule.key in keys.keys for keys in parts)}}
+
+    def _tell_shapes(self, before: Collection[Shape], change: Change) -> None:
+        after = self.shapes
+        for shape in {*before} ^ {*after}:
+            change.set(SetId(self.id, shape), there=shape in after, ranked=self.ranked)
 
     def _tell(self, before: Content, after: Content, change: Change) -> None:
         for shape in before if before.keys() == after.keys() else {**before, **after}:

@@ -79,8 +79,7 @@ class Tiers:
         # rules mostly come at one end of the list: keep away from it, so that they fit there
         at_end = before == len(arrangement.tiers)
         from_front = at_end and (after >= 0 or arrangement.is_last(rule))
-        shapes = (rule.shape,)
-        plain = arrangement.between(after, before, rule.verdict, shapes, from_front=from_front)
+        plain = arrangement.between(after, before, rule.verdict, from_front=from_front)
         at = after + 1 if from_front else before
         return arrangement.make(arrangement.kind(rule), at, change) if plain is None else plain
 
@@ -100,7 +99,7 @@ class Tiers:
         found: list[Operation] = [MakeTier(tier.id) for tier in tiers]
         for tier in tiers:
             if tier.ranked:
-                found += [MakeRanks(tier.id, tuple(tier.sets), ()), tier.fill()]
+                found += [MakeRanks(tier.id, tier.shapes, ()), tier.fill()]
         found += [MakeSet(SetId(tier.id, shape)) for tier in plain for shape in tier.sets]
         for tier in tiers:
             for shape, keys in tier.content().items():

@@ -28,6 +28,7 @@ from oc2d_slpf.backend import BackendError, Permit, Unpermit
 from oc2d_slpf.iptables_tools import Family
 from oc2d_slpf.language import Args
 from oc2d_slpf.operations import (
+    RANKED,
     AddKeys,
     AddRanks,
     DropKeys,
@@ -267,7 +268,7 @@ class Paper:
                     break
         if len(found) == 2:
             assert (fill.tier, (found[0][0], found[1][0])) in self.pairs
-        return min((rank for _, rank in found), default=(0, None))[1]
+        return RANKED[min(rank for _, rank in found) % 4] if found else None
 
 
 def _packet_keys(shape, packet):

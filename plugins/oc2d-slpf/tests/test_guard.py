@@ -140,6 +140,33 @@ def test_an_icmp_error_about_anything_else_does_not_pass(walled, world, version)
         assert not heard(BEYOND[version], BROKER_PORT, unreachable, expected=False)
 
 
+def test_an_icmp_error_is_not_taken_for_another_behind_an_extension_header(walled, world):
+    """Where the quoted packet would be without it, the header has what would pass."""
+    wall = walled()
+    wall.run(wall.actuator.link_changing, [Endpoint(BEYOND[6], BROKER_PORT)])
+    wall.do("deny", ALL[6])
+    address = socket.inet_pton(socket.AF_INET6, BEYOND[6])
+    data = bytes(10) + b"\x06" + bytes(17) + address + bytes(2) + BROKER_PORT.to_bytes(2, "big")
+    option = b"\x1e" + bytes([52]) + data.ljust(52, b"\0")  # RFC 4727: for experiments, skipped
+    with ExitStack() as stack:
+        kind = socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6
+        ear = world.wall.run(socket.socket, *kind)
+        mouth = world.server.run(socket.socket, *kind)
+        stack.callback(ear.close)
+        stack.callback(mouth.close)
+
+        def heard(error, patience):
+            mouth.sendto(error, (WALL[6], 0))
+            while select.select([ear], [], [], patience)[0]:
+                if ear.recv(500)[:2] == b"\x02\0":
+                    return True
+            return False
+
+        assert heard(_too_big(6, BEYOND[6], BROKER_PORT, (2, 0)), 2.0)
+        mouth.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, bytes([0, 6]) + option)
+        assert not heard(_too_big(6, SERVER[6], 8884, (2, 0)), QUIET)
+
+
 def _too_big(version, quoted_to, port, type_code):
     """An ICMP error that quotes a TCP segment of ours; the kernel fills in ICMPv6's checksum."""
     ends = [socket.inet_pton(FAMILY[version], a) for a in (WALL[version], quoted_to)]

@@ -310,6 +310,45 @@ def test_jumps_to_the_chains_of_both_letters_are_replaced_by_one_that_is_first(
     assert jumps == 1
 
 
+@pytest.mark.req("SLPF-38")
+@pytest.mark.parametrize("first", ["IPv4 has both", "each family has another"])
+def test_there_is_a_way_back_whatever_letters_are_in_use(namespace, tools, tmp_path, first):
+    tools("ip6tables-restore", f'[ -e {tmp_path}/fail ] && [ "$*" = --noflush ] && exit 7')
+    filter_ = Iptables(path=str(tools.place))
+    namespace.run(filter_.check)
+    programs = ("iptables", "ip6tables") if first == "IPv4 has both" else ("ip6tables",)
+    try:
+        namespace.run(filter_.replace, Tiers(_denied("10.1.0.0/16")).operations())
+        kept = {name: _tool(namespace, f"{name}-save", "-t", "filter") for name in programs}
+        namespace.run(filter_.replace, Tiers(_denied("10.2.0.0/16")).operations())
+        for name, text in kept.items():
+            if first != "IPv4 has both":  # another letter in each family
+                for hook in ("INPUT", "FORWARD", "OUTPUT"):
+                    _tool(namespace, name, "-D", hook, "1")
+            _tool(namespace, f"{name}-restore", "--noflush", text=text)
+        before = saved(namespace, ours=True)
+        assert {letter for letter in "ab" if f"-j oc2d-{letter}-input" in "".join(before)} == {
+            *"ab"
+        }
+        (tmp_path / "fail").touch()
+        with pytest.raises(BackendError, match=r"ended with 7.*\(the rules before are in force\)"):
+            namespace.run(filter_.replace, Tiers(_denied("10.3.0.0/16")).operations())
+        assert saved(namespace, ours=True) == before
+        (tmp_path / "fail").unlink()
+        namespace.run(filter_.replace, Tiers(_denied("10.3.0.0/16")).operations())
+        after = saved(namespace, ours=True)
+        assert sum("10.3.0.0" in line for line in after) == 4
+        assert not [line for line in after if "10.1.0.0" in line or "10.2.0.0" in line]
+        assert sum(" INPUT -j oc2d-" in line for line in after) == 2
+    finally:
+        filter_.close()
+
+
+def _denied(net):
+    match = Match(4, either=ip_network(net))
+    return [Rule(1, Verdict.DROP, *encode(match, Direction.BOTH))]
+
+
 ATTACKS = (
     "iptables -F",
     "iptables -F INPUT",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -91,6 +92,40 @@ def test_a_start_that_fails_leaves_nothing_behind(namespace, bench, filter_):
     assert namespace.nft(None, "list", "ruleset") == before
     assert not list((bench.path / "state").iterdir())
     assert set(threading.enumerate()) == threads
+
+
+@pytest.mark.req("SLPF-34")
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_large_set_that_is_full_is_made_anew_with_more_room(
+    namespace, bench, command, monkeypatch, capsys, mixed
+):
+    monkeypatch.setattr("oc2d_slpf.ruleset._MANY", 4)
+
+    def rule(n):
+        return command("allow" if mixed and n % 2 else "deny", f"10.0.0.{n}/32")
+
+    def elements():
+        listed = namespace.nft(None, "list", "table", "inet", "oc2d")
+        return len(re.findall(r"\b10\.0\.0\.\d+", listed)), re.findall(r"size (\d+)", listed)
+
+    slpf = namespace.run(bench.start)
+    answers = namespace.run(slpf.execute_many, [rule(n) for n in range(4)])
+    namespace.run(bench.stop)
+    slpf = namespace.run(bench.start)
+    assert elements() == (4, ["8"])
+    answers += [namespace.run(slpf.execute, rule(n)) for n in range(4, 10)]
+    assert elements() == (10, ["18"])
+    answers += namespace.run(slpf.execute_many, [rule(n) for n in range(10, 30)])
+    assert elements() == (30, ["60"])
+    assert capsys.readouterr().out.count("slpf_made_anew") == 2
+    for answer in answers[:-1]:  # what becomes free is room again
+        namespace.run(slpf.execute, command("delete", answer.results.rule_number))
+    answers += namespace.run(slpf.execute_many, [rule(n) for n in range(59)])
+    assert elements() == (59, ["60"])
+    assert {answer.status for answer in answers} == {200}
+    assert namespace.run(slpf.status)["kernel_refusals"] == 0
+    assert "slpf_made_anew" not in capsys.readouterr().out
+    namespace.run(bench.stop)
 
 
 NOBODY = """

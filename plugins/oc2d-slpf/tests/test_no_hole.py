@@ -23,7 +23,7 @@ from oc2d_slpf.nftables import Nftables
 pytestmark = [
     pytest.mark.root,
     pytest.mark.req("SLPF-18", "SLPF-38"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(3600 if os.environ.get("OC2D_LONG") else 600),
 ]
 
 LONG = bool(os.environ.get("OC2D_LONG"))

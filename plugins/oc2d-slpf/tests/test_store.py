@@ -519,3 +519,15 @@ def test_a_full_disk_is_answered_500_and_forgotten(bench, paper, command):
     slpf._store._file.execute("PRAGMA query_only = OFF")
     assert slpf.execute(command("deny", "10.1.0.0/16")).status == 200
     assert elements(paper) == 2
+
+
+@pytest.mark.req("SLPF-18", "SLPF-19")
+def test_rules_that_went_between_opening_and_restoring_do_not_come_back(bench, paper, command):
+    slpf = bench.start(paper)
+    for n, key in enumerate(("one", "two", "three")):
+        slpf.execute(command("deny", f"10.{n}.0.0/16", key=key))
+    bench.stop()
+    slpf = bench.start(paper, ended=("two",))
+    assert elements(paper) == 2
+    assert len(numbers(slpf)) == 2
+    assert slpf._store.rules() == slpf._store.rules()

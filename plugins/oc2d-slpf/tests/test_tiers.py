@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -22,8 +22,7 @@ import oc2d_slpf.making_room
 import oc2d_slpf.overlap
 import oc2d_slpf.ranks
 import oc2d_slpf.tier
-from oc2d_slpf.arrangement import Arrangement
-from oc2d_slpf.operations import AddKeys, AddRanks, Change, DropKeys, FillRanks, Order
+from oc2d_slpf.operations import AddKeys, AddRanks, Change, DropKeys, FillRanks, Order, rank
 from oc2d_slpf.rules import Direction, Match, Rule, Shape, Verdict, decode, describe, encode
 from oc2d_slpf.tiers import Tiers
 
@@ -113,6 +112,64 @@ def test_sets_in_dispatch_order_decide_as_the_rule_list_read_one_by_one(
     for packet in packets:
         for side in ("ingress", "egress"):
             assert fresh.judge(side, packet) is paper.judge(side, packet)
+
+
+# neighbours in every bit, so that networks of any length meet
+CLOSE = {
+    4: [f"10.1.2.{3 ^ 1 << bit}" for bit in range(8)] + ["10.1.2.3", "10.9.2.3"],
+    6: [f"2001:db8::{3 ^ 1 << bit:x}" for bit in range(8)] + ["2001:db8::3", "2001:db8:9::3"],
+}
+
+
+@st.composite
+def nets_of_any_length(draw):
+    version = draw(st.sampled_from((4, 6)))
+    bits = 32 if version == 4 else 128
+    prefix = draw(st.integers(bits - 9, bits) | st.integers(1, bits))
+    address = draw(st.sampled_from(CLOSE[version]))
+    return Match(version, either=ip_network(f"{address}/{prefix}", strict=False))
+
+
+@pytest.mark.req("SLPF-31", "AMB-39")
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 25),
+            st.sampled_from((Verdict.ALLOW, Verdict.DROP, Verdict.REJECT)),
+            nets_of_any_length(),
+        ),
+        min_size=1,
+        max_size=30,
+    )
+)
+@example(
+    [
+        (20, Verdict.DROP, Match(6, either=ip_network("2001:db8::82/127"))),
+        (9, Verdict.ALLOW, Match(6, either=ip_network("2001:db8::/126"))),
+        (5, Verdict.DROP, Match(6, either=ip_network("2001:db8::2/127"))),
+    ]
+)
+def test_ranks_of_networks_of_any_length_decide_as_the_rule_list(model, edits):
+    rules, tiers, paper = {}, Tiers(ranked=True), model.Paper(ranked=True)
+    for number, verdict, match in edits:
+        change = Change()
+        if number in rules:
+            tiers.remove(_encoded(number, *rules.pop(number)), change)
+        else:
+            rules[number] = verdict, Direction.BOTH, match
+            tiers.add(_encoded(number, *rules[number]), change)
+        paper.apply(change.operations(tiers))
+    fresh = model.Paper(ranked=True)
+    encoded = [_encoded(number, *rule) for number, rule in rules.items()]
+    fresh.replace(Tiers(encoded, ranked=True).operations())
+    for addresses in CLOSE.values():
+        for src, dst in itertools.pairwise((*addresses, addresses[0])):
+            packet = SimpleNamespace(
+                version=4 if "." in src else 6, src=src, dst=dst, protocol=6, sport=1, dport=1
+            )
+            expected = model.first_match(rules, "ingress", packet)
+            assert paper.judge("ingress", packet) is expected
+            assert fresh.judge("ingress", packet) is expected
 
 
 def _encoded(number, verdict, direction, match):
@@ -308,7 +365,7 @@ class Editing(RuleBasedStateMachine):
     def no_ranked_tier_has_too_many_maps(self):
         fills = [self.tiers.fill(tier) for tier in self.tiers.order().tiers]
         ranked = [fill for fill in fills if isinstance(fill, FillRanks)]
-        assert all(len(fill.shapes) <= oc2d_slpf.tier.MOST_SHAPES for fill in ranked)
+        assert all(len(fill.shapes) <= 32 for fill in ranked)
 
 
 PROBES = [
@@ -317,21 +374,6 @@ PROBES = [
     for src, dst in itertools.pairwise((*addresses, addresses[0]))
     for protocol in (6, PROTOCOLS[version][0])
 ]
-
-
-def test_a_small_ranked_tier_goes_only_if_another_has_room_for_all_of_it(monkeypatch):
-    monkeypatch.setattr(oc2d_slpf.tier, "MOST_SHAPES", 3)
-    arrangement, change = Arrangement(ranked=True), Change()
-    kind = arrangement.ranked_kind(_rule(1).shape, Verdict.DROP)
-    for at, nets in enumerate((("10.1.0.0/16", "10.1.0.0/17"), ("10.2.0.0/18", "10.2.0.0/19"))):
-        tier = arrangement.make(kind, at, change)
-        for number, net in enumerate(nets, 1 + 2 * at):
-            tier.insert(_rule(number, text=net), change)
-            arrangement.span(number, number)
-    for turn in range(4):
-        oc2d_slpf.making_room.dissolve(arrangement, turn, change)
-    assert sum(map(len, arrangement.tiers)) == 4
-    assert max(len(tier.sets) for tier in arrangement.tiers) <= 3
 
 
 @pytest.mark.req("AMB-39")
@@ -350,9 +392,6 @@ def test_whatever_is_moved_to_make_room_packets_are_judged_as_by_the_list(
     ):
         monkeypatch.setattr(module, name, limit)
     monkeypatch.setattr(oc2d_slpf.making_room, "_PATIENCE", 20 * limit)
-    monkeypatch.setattr(oc2d_slpf.tier, "MOST_SHAPES", 1 + limit)
-    monkeypatch.setattr(oc2d_slpf.making_room, "MOST_SHAPES", 1 + limit)
-    monkeypatch.setattr(oc2d_slpf.building, "MOST_SHAPES", 1 + limit)
     machine = type("Editing", (Editing,), {"model": model, "ranked": ranked})
     quick = settings(max_examples=20, stateful_step_count=30, deadline=None)
     run_state_machine_as_test(machine, settings=quick)
@@ -424,7 +463,7 @@ def test_an_opposite_net_in_the_middle_of_many_ranks_them_once_and_then_is_one_e
     )
     (added,) = _after(tiers, lambda change: tiers.add(again, change))
     assert isinstance(added, AddRanks)
-    assert added.ranks == ((7001, Verdict.ALLOW),)
+    assert added.ranks == (rank(7001, Verdict.ALLOW),)
 
 
 def test_a_wider_net_takes_over_the_narrower_ones_that_it_is_ahead_of():
@@ -440,12 +479,12 @@ def test_a_wider_net_takes_over_the_narrower_ones_that_it_is_ahead_of():
     operations = _after(tiers, lambda change: tiers.add(wide, change))
     ranks = [step for step in operations if isinstance(step, AddRanks)]
     assert {step.id.shape.either: step.ranks for step in ranks} == {
-        24: ((22, Verdict.ALLOW),),
-        32: ((22, Verdict.ALLOW),),  # of 10.0.0.1 only
+        24: (rank(22, Verdict.ALLOW),),
+        32: (rank(22, Verdict.ALLOW),),  # of 10.0.0.1 only
     }
     operations = _after(tiers, lambda change: tiers.remove(wide, change))
     (back,) = (step for step in operations if isinstance(step, AddRanks))
-    assert back.ranks == ((30, Verdict.DROP),)
+    assert back.ranks == (rank(30, Verdict.DROP),)
 
 
 def test_a_list_too_tangled_to_load_by_sets_is_loaded_right(model):

@@ -87,6 +87,16 @@ def test_a_secret_that_cannot_be_read_is_named_with_file_and_place_and_not_shown
 
 
 @pytest.mark.req("MQTT-68")
+def test_a_credential_that_is_not_there_or_empty_is_told_with_the_place_to_write_it(tmp_path):
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    (tmp_path / "broker-password").write_text("\n")
+    with pytest.raises(ConfigError, match=r"write /etc/oc2d/credentials/broker-password.* restart"):
+        read_secret("broker-password", environ=environ)
+    with pytest.raises(ConfigError, match="the unit needs LoadCredential=passwd:FILE"):
+        read_secret("passwd", environ=environ)
+
+
+@pytest.mark.req("MQTT-68")
 def test_the_password_comes_from_the_environment_when_no_file_is_named(config, monkeypatch):
     monkeypatch.setenv(PASSWORD_VARIABLE, "from-environment")
     assert link_secret(config.broker)() == "from-environment"

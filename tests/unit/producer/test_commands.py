@@ -158,6 +158,7 @@ def test_host_bits_are_masked_and_told() -> None:
         ("deny ipv4_net 2001:db8::/32", BadRequest, "did you mean ipv6_net?"),
         ("deny ipv6_connection src_addr=192.0.2.1", BadRequest, "did you mean ipv4_connection?"),
         ("deny ipv4_connection protocl=tcp", BadRequest, "did you mean protocol?"),
+        ("deny ipv4_connection from=192.0.2.1", BadRequest, "it has src_addr, src_port, "),
         ("deny ipv4_connection dst_port=70000", BadRequest, "dst_port"),
         ("deny ipv4_connection dst_port=ssh", BadRequest, "dst_port"),
         ("deny ipv4_connection protocol=gre", NotSupported, "gre"),
@@ -339,3 +340,23 @@ def test_times_are_milliseconds() -> None:
         18_000_000,
         432_000_000,
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("203.0.113.0/24", "say what 203.0.113.0/24 is: ipv4_net 203.0.113.0/24"),
+        ("2001:db8::1", "say what 2001:db8::1 is: ipv6_net 2001:db8::1"),
+        ("ipv4", "invalid choice: 'ipv4' (choose from"),
+    ],
+)
+def test_a_value_without_its_target_is_told_the_target(capsys, value, told) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["deny", value, "x", "--all"])
+    assert told in capsys.readouterr().err
+
+
+def test_query_wants_a_target_and_no_feature(capsys) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["query", "--all"])
+    assert "required: TARGET\n" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def test_without_a_file_a_broker_is_enough_and_the_sender_is_who_runs_it() -> No
 def test_every_mistake_is_reported_at_once(home) -> None:
     file = write(home, 'form = "x"\ndevice_id = "y"\n[broker]\nkeep_alive = 0\nhots = "b"\n')
     found = problems(file, {"namespace": "a//b"})
-    assert found["form"] == "did you mean from?"
+    assert found["form"] == "unknown key; did you mean from?"
     assert "reads only" in found["device_id"]
     assert {"broker.keep_alive", "broker.hots", "broker.host", "namespace"} <= set(found)
     assert "--broker" in problems(None, {"namespace": "x"} | {"broker.tls": True})["broker.host"]

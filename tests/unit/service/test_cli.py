@@ -81,7 +81,8 @@ color = "red"
     )
     assert done.returncode == 78
     assert done.stdout == ""
-    lines = done.stderr.splitlines()
+    *lines, last = done.stderr.splitlines()
+    assert last == f"oc2d: the configuration is {tmp_path}/oc2d.toml"
     assert [line.split(": ")[:2] for line in lines] == [
         ["oc2d", "keep_alive"],
         ["oc2d", "device_id"],
@@ -117,6 +118,21 @@ def test_a_credential_of_the_service_is_not_missed_by_hand(oc2d, write, tmp_path
     done = oc2d("check", "--config", path)
     assert done.returncode == 0
     assert "only the service has the credential 'broker-password'" in done.stderr
+    kept = tmp_path / "credentials"
+    kept.mkdir()
+    done = oc2d("check", "--config", path)
+    assert done.returncode == 0
+    assert f"there is no {kept}/broker-password, where the service has it from" in done.stderr
+    (kept / "broker-password").write_text("\n")
+    done = oc2d("check", "--config", path)
+    assert (done.returncode, "broker-password is empty" in done.stderr) == (78, True)
+    (kept / "broker-password").write_text("hunter2\n")
+    assert oc2d("check", "--config", path).stderr == ""
+    by_path = CONFIG + f'username = "u"\npassword_file = "{kept}/broker-password"\n' + X_LOG
+    done = oc2d("check", "--config", write(by_path))
+    assert done.returncode == 0
+    assert f"the service cannot read {kept}/broker-password: it has it as" in done.stderr
+    path = write(CONFIG + 'username = "u"\npassword_file = "broker-password"\n' + X_LOG)
     service = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert oc2d("check", "--config", path, env=service).returncode == 78
     (tmp_path / "broker-password").write_text("hunter2\n")
@@ -233,6 +249,12 @@ def test_a_table_that_no_plugin_serves_shows_in_plugins(oc2d, write):
     assert "x-gone: failed (actuators.x-gone: no plugin" in oc2d("plugins", "--config", path).stdout
 
 
+def test_actions_with_the_same_targets_share_a_line_in_plugins(oc2d, write):
+    text = oc2d("plugins", "--config", write(CONFIG)).stdout
+    assert len([line for line in text.splitlines() if "artifact, command, device" in line]) <= 2
+    assert "  allow, deny: ipv4_connection, ipv4_net, ipv6_connection, ipv6_net\n" in text
+
+
 def test_plugins_are_listed_without_a_configuration_too(oc2d, tmp_path):
     done = oc2d("plugins", "--config", tmp_path / "none")
     assert done.returncode == 0
@@ -265,7 +287,7 @@ def test_status_of_nobody_ends_with_1(oc2d, write, tmp_path):
     state = f'[state]\nruntime_directory = "{tmp_path}"\n'
     done = oc2d("status", "--config", write(CONFIG + state))
     assert done.returncode == 1
-    assert done.stderr == f"oc2d: oc2d is not running: nobody answers on {tmp_path}/status.sock\n"
+    assert f"oc2d is not running: nobody answers on {tmp_path}/status.sock;" in done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_traceback(write):

@@ -60,6 +60,16 @@ def test_the_console_is_one_plain_line_where_there_is_no_terminal(log):
     assert re.fullmatch(r"\S+Z \[info +\] request +status=200\n", text)
 
 
+def test_people_are_spared_echoes_and_what_is_absent_or_usual(log):
+    fields = {"request_id": "a", "profile": None, "duplicate": False, "session_present": False}
+    text = log("console", lambda log: log.info("request", command_id="a", **fields))
+    assert text.rstrip().endswith("] request request_id=a session_present=false")
+    text = log("console", lambda log: log.info("request", command_id="b", request_id="a"))
+    assert text.rstrip().endswith("] request command_id=b request_id=a")
+    (line,) = log("json", lambda log: log.info("request", command_id="a", **fields)).splitlines()
+    assert json.loads(line).keys() >= {*fields, "command_id"}
+
+
 def test_a_terminal_gets_colours_unless_it_does_not_want_them(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

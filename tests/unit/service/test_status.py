@@ -228,6 +228,8 @@ def test_an_answer_that_is_none_is_an_error(tmp_path, answer):
 
 SNAPSHOT = {
     "version": "0.1.0",
+    "plugins": [],
+    "reload_refused": [],
     "started": 1_700_000_000.5,
     "uptime": 33.791,
     "warnings": ["actuators.x-foo: no plugin"],
@@ -276,7 +278,7 @@ link:
   last_error: -
   received:   12
   subscriptions:
-    oc2/cmd/all:     2
+    oc2/cmd/all:     QoS 2
     oc2/cmd/ap/slpf: not authorized
 
 engine:

@@ -23,10 +23,8 @@ SEED = int(os.environ.get("OC2D_SEED", random.randrange(1 << 32) if LONG else 1)
 FATES = ("arrives", "refused", "nothing")
 BATCH = 150  # packets after each step
 PROGRAM = 60  # steps of one program
-PREFIXES = {
-    4: (0, 8, 15, 16, 24, 24, 30, 30, 31, 31, *[32] * 8),
-    6: (0, 16, 32, 47, 64, 64, 126, 126, 127, 127, *[128] * 8),
-}
+# every length there is, and whole addresses often enough for narrow rules to matter
+PREFIXES = {4: (*range(33), *[32] * 16), 6: (*range(129), *[128] * 64)}
 
 
 class Program:
@@ -52,7 +50,7 @@ class Program:
         dice = self.dice
         version = dice.choice((4, 6))
         said = {"action": dice.choice(("allow", "deny", "deny")), "target": f"ipv{version}_net"}
-        if dice.random() < 0.35:
+        if dice.random() < 0.5:
             said["value"] = self._net(version)
         else:
             said["target"] = f"ipv{version}_connection"

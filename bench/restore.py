@@ -1,0 +1,85 @@
+"""Measure a restore: from the store's file to rules in force; prints a table.
+
+sudo .venv/bin/python bench/restore.py [--rules N] [--only WORDS] [--rounds N]
+
+For the lists of `tiers.py`: wall time of each part in ms, as a start of the daemon does them, in a
+network namespace of its own. The first round builds the table from nothing, those after it replace
+one that is there; each is shown. `cpu` is processor time, the kernel's and both threads' included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from tiers import LISTS, listed
+
+from oc2d_slpf.nftables import Nftables
+from oc2d_slpf.store import Entry, Store
+from oc2d_slpf.tiers import Tiers
+
+PARTS = ("open, check, read", "tiers", "operations", "kernel")
+
+
+def write(directory: Path, kind: str, count: int) -> None:
+    store = Store(directory, directory, "boot")
+    with store.transaction():
+        for one in listed(kind, count):
+            store.add(Entry(one, f"{one.number:064x}", persistent=True, producer="soc"))
+    store.close()
+
+
+def restore(directory: Path, filter_: Nftables) -> None:
+    cpu, times = time.process_time(), [time.perf_counter()]
+    store = Store(directory, directory, "boot")
+    groups = store.rules()
+    times.append(time.perf_counter())
+    tiers = Tiers(groups=groups, ranked=True)
+    times.append(time.perf_counter())
+    operations = tiers.operations()
+    times.append(time.perf_counter())
+    filter_.replace(operations)
+    times.append(time.perf_counter())
+    cpu = time.process_time() - cpu
+    store.close()
+    parts = "  ".join(
+        f"{name} {1e3 * (end - start):4.0f}"
+        for name, (start, end) in zip(PARTS, pairwise(times), strict=True)
+    )
+    print(f"    {1e3 * (times[-1] - times[0]):5.0f} ms: {parts}   cpu {1e3 * cpu:.0f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rules", type=int, default=100_000)
+    parser.add_argument("--only", default="", help="only lists whose name has these words")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not options.inside:
+        os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv, "--inside"])  # noqa: S606
+    filter_ = Nftables()
+    filter_.check()
+    for kind in LISTS:
+        if options.only not in kind:
+            continue
+        print(f"{kind}, {options.rules} rules, load {os.getloadavg()[0]:.1f}")
+        # on a disk, as in life; below the checkout, as bench/commands.py
+        build = Path(__file__).parent.parent / "build"
+        build.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=build) as name:
+            write(Path(name), kind, options.rules)
+            gc.collect()
+            gc.freeze()  # what wrote the rules is no part of it
+            for _ in range(options.rounds):
+                restore(Path(name), filter_)
+
+
+if __name__ == "__main__":
+    main()
