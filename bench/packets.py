@@ -201,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rules", type=int, nargs="*", default=[0, 1000, 10_000, 100_000])
     parser.add_argument("--only", default="")
-    parser.add_argument("--packets", type=int, default=10_000)
+    parser.add_argument("--packets", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--all", action="store_true", help="every kind of list")
     parser.add_argument("--quick", action="store_true", help="few rules, few rounds")
