@@ -5,10 +5,11 @@ The defaults are those of the structures in `oc2d.config`, so that they stand in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import msgspec
-from msgspec.structs import fields
 
 from oc2d.config import ActuatorTable, Broker, Compat, Config, Limits, Metrics, Policy, State
 from oc2d.config_kinds import (
@@ -98,7 +99,15 @@ class Key(msgspec.Struct, frozen=True):
 
     @property
     def _default(self) -> object:
-        return next(f.default for f in fields(SECTIONS[self.section]) if f.name == self.field)
+        return _defaults(SECTIONS[self.section]).get(self.field, msgspec.NODEFAULT)
+
+
+@cache
+def _defaults(section: type[msgspec.Struct]) -> Mapping[str, object]:
+    """Find the defaults; `msgspec.structs.fields` would evaluate annotations, at each start."""
+    values = section.__struct_defaults__
+    names = section.__struct_fields__
+    return dict(zip(names[len(names) - len(values) :], values, strict=True))
 
 
 _NAME = "a string that is one legal topic level: no `/`, `+`, `#`"
