@@ -168,10 +168,12 @@ def _check(options: argparse.Namespace) -> int:
 
 def _plugins(options: argparse.Namespace) -> int:
     from oc2d.plugin_list import as_json, list_plugins, render  # noqa: PLC0415 - see the module's docstring
+    from oc2d.plugin_search import places  # noqa: PLC0415 - the same
 
     _configure_logs(options, "console")
     rows = list_plugins(options.config)
-    sys.stdout.write((json.dumps(as_json(rows), indent=2) if options.json else render(rows)) + "\n")
+    told = json.dumps(as_json(rows), indent=2) if options.json else render(rows, places())
+    sys.stdout.write(told + "\n")
     return 0
 
 

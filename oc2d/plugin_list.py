@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import platform
+import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any, Literal
 
+from oc2d import __version__
 from oc2d.actuator import Pair
 from oc2d.config import ActuatorTable
 from oc2d.config_file import Findings, inspect
-from oc2d.plugins import Attempt, Failure, Registry, discover, try_actuators
+from oc2d.plugin_search import Place, strays
+from oc2d.plugins import Attempt, Failure, Registry, discover, hooks_of, try_actuators
 
 __all__ = ["PluginRow", "as_json", "list_plugins", "render"]
 
@@ -19,7 +25,9 @@ __all__ = ["PluginRow", "as_json", "list_plugins", "render"]
 class PluginRow:
     """One profile, one plugin of hooks only (`profile` is None), or one that did not load.
 
-    A table that no plugin serves has no `distribution`.
+    A table that no plugin serves has no `distribution`, what only looks like a plugin no
+    `entry_point`. `needs` are the versions of oc2d that its distribution asks for, `hooks` the
+    hooks that it implements, `where` the line at which it failed.
     """
 
     profile: str | None
@@ -29,6 +37,11 @@ class PluginRow:
     distribution: str | None = None
     version: str | None = None
     entry_point: str | None = None
+    location: str | None = None
+    order: int | None = None
+    needs: str = ""
+    hooks: tuple[str, ...] = ()
+    where: str = ""
 
 
 def list_plugins(config: Path, registry: Registry | None = None) -> list[PluginRow]:
@@ -44,7 +57,27 @@ def list_plugins(config: Path, registry: Registry | None = None) -> list[PluginR
         for source in registry.hooks
         if (source.distribution, source.entry_point) not in shown
     ]
-    return rows
+    rows += [PluginRow(profile=None, pairs={}, **asdict(stray)) for stray in strays()]
+    hooks = hooks_of(registry)
+    return [
+        replace(
+            row,
+            needs=_needs(row.distribution),
+            hooks=hooks.get((row.distribution or "", row.entry_point or ""), ()),
+        )
+        for row in rows
+    ]
+
+
+def _needs(distribution: str | None) -> str:
+    """Tell which versions of oc2d a distribution asks for, as it writes them."""
+    if distribution is None:
+        return ""
+    try:
+        wanted = requires(distribution) or []
+    except PackageNotFoundError:
+        return ""
+    return next((one for one in wanted if re.match(r"oc2d(?![\w.-])", one, re.IGNORECASE)), "")
 
 
 def _profiles(registry: Registry, findings: Findings, attempt: Attempt) -> Iterator[PluginRow]:
@@ -81,6 +114,7 @@ def _failed(failure: Failure) -> PluginRow:
         profile=failure.profile,
         state="failed",
         reason=failure.reason,
+        where=failure.where,
         pairs={},
         **asdict(failure.source),
     )
@@ -117,17 +151,34 @@ def _pairs(pairs: Iterable[Pair]) -> dict[str, tuple[str, ...]]:
     return {action: tuple(sorted(grouped[action])) for action in sorted(grouped)}
 
 
-def render(rows: Iterable[PluginRow]) -> str:
-    """Write the list for people."""
-    blocks = []
-    for row in rows:
-        reason = f" ({row.reason})" if row.reason else ""
-        lines = [f"{row.profile or '-'}: {row.state}{reason}"]
-        if row.distribution is not None:
-            lines.append(f"  from {row.distribution} {row.version} ({row.entry_point})")
-        lines += _pair_lines(row.pairs)
-        blocks.append("\n".join(lines))
-    return "\n".join(blocks) or "no plugins installed"
+def render(rows: Iterable[PluginRow], looked: Iterable[Place] = ()) -> str:
+    """Write the list for people, and where was looked."""
+    blocks = ["\n".join(_block(row)) for row in rows] or ["no plugins installed"]
+    if lines := [_line(place) for place in looked]:
+        python = f"Python {platform.python_version()}, {sys.executable}"
+        blocks.append(
+            "\n".join([f"looked for plugins of oc2d {__version__} ({python}) in", *lines])
+        )
+    return "\n".join(blocks)
+
+
+def _block(row: PluginRow) -> Iterator[str]:
+    yield f"{row.profile or '-'}: {row.state}" + (f" ({row.reason})" if row.reason else "")
+    if row.where:
+        yield f"  at {row.where}"
+    if row.distribution is not None:
+        entry = f" ({row.entry_point})" if row.entry_point else ""
+        yield f"  from {row.distribution} {row.version}{entry}"
+        if row.state == "failed":
+            needs = f", which needs {row.needs}" if row.needs else ""
+            yield f"  in {row.location}{needs}"
+    if row.hooks:
+        yield f"  hooks, loaded as number {row.order}: {', '.join(row.hooks)}"
+    yield from _pair_lines(row.pairs)
+
+
+def _line(place: Place) -> str:
+    return f"  {place.directory}: {place.problem or ', '.join(place.plugins) or 'none'}"
 
 
 def _pair_lines(pairs: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

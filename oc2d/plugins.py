@@ -6,9 +6,11 @@ Pure but for importing the plugins: nothing is started and nothing of the host i
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import cast
 
 import pluggy
@@ -28,6 +30,7 @@ __all__ = [
     "Registry",
     "Source",
     "discover",
+    "hooks_of",
     "load_actuators",
     "try_actuators",
 ]
@@ -37,11 +40,16 @@ _FIRST_PARTY = {"slpf": "oc2d-slpf", "x-log": "oc2d-log"}
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a plugin comes from: an entry point of an installed distribution."""
+    """Where a plugin comes from: an entry point of a distribution, installed in `location`.
+
+    `order` counts from 1, as plugins are loaded.
+    """
 
     distribution: str
     version: str
     entry_point: str
+    location: str = ""
+    order: int = 0
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version} ({self.entry_point})"
@@ -57,11 +65,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a plugin is not used; `profile` is known only where the class itself was fine."""
+    """Why a plugin is not used; `profile` is known only where the class itself was fine.
+
+    `where` is the line of the plugin at which it went wrong, if it went that far.
+    """
 
     source: Source
     reason: str
     profile: str | None = None
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +124,12 @@ def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
     failures: list[Failure] = []
     hooks: list[Source] = []
     found_entries = entry_points(group=ENTRY_POINT_GROUP) if entries is None else entries
-    for entry in sorted(found_entries, key=lambda entry: (_source(entry).distribution, entry.name)):
-        source = _source(entry)
+    for order, entry in enumerate(sorted(found_entries, key=_by_name), 1):
+        source = _source(entry, order)
         try:
             classes = _classes_of(entry, manager, source)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises is its own failure
-            failures.append(Failure(source, _words(error)))
+            failures.append(Failure(source, _words(error), where=_where(error)))
             continue
         if manager.has_plugin(_plugin_name(source)):
             hooks.append(source)
@@ -134,10 +146,25 @@ def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
     return Registry(manager, found, tuple(failures), tuple(hooks))
 
 
-def _source(entry: EntryPoint) -> Source:
+def hooks_of(registry: Registry) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Name the hooks of each plugin, by distribution and entry point."""
+    told = {}
+    for source in registry.hooks:
+        plugin = registry.manager.get_plugin(_plugin_name(source))
+        callers = registry.manager.get_hookcallers(plugin) or []
+        told[source.distribution, source.entry_point] = tuple(sorted(one.name for one in callers))
+    return told
+
+
+def _by_name(entry: EntryPoint) -> tuple[str, str]:
+    return (entry.dist.name if entry.dist else "", entry.name)
+
+
+def _source(entry: EntryPoint, order: int) -> Source:
     if entry.dist is None:
-        return Source("unknown", "unknown", entry.name)
-    return Source(entry.dist.name, entry.dist.version, entry.name)
+        return Source("unknown", "unknown", entry.name, order=order)
+    location = str(entry.dist.locate_file(""))
+    return Source(entry.dist.name, entry.dist.version, entry.name, location, order)
 
 
 def _plugin_name(source: Source) -> str:
@@ -148,7 +175,24 @@ def _words(error: BaseException) -> str:
     """Our own errors speak for themselves; of others the kind tells most."""
     if isinstance(error, PluginError):
         return str(error)
-    return f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError):
+        text += "; install what the plugin needs (pip install --no-deps does not)"
+    return text
+
+
+def _where(error: BaseException) -> str:
+    """Tell the line of the plugin in which it was raised: none of ours, none of the importing."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<") and "importlib" not in Path(frame.filename).parts
+    ]
+    here = Path(__file__).parent
+    theirs = [
+        f"{f.filename} line {f.lineno}" for f in frames if here not in Path(f.filename).parents
+    ]
+    return theirs[-1] if theirs else ""
 
 
 def _classes_of(
@@ -169,7 +213,7 @@ def _complete(actuator: object) -> type[Actuator]:
     if (api := actuator.api) is not None and not _offered(api):
         wanted, here = (".".join(map(str, version)) for version in (api, API_VERSION))
         raise PluginError(
-            f"{actuator.__qualname__} needs version {wanted} of the interface for plugins, and "
+            f"{actuator.__qualname__} needs version {wanted} of the interface for plugins, "
             f"this oc2d has {here}: install an oc2d or a plugin that fits"
         )
     return actuator

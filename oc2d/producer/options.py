@@ -92,7 +92,14 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line: the usage is a screen of options that nobody asked for."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("argument TARGET: invalid choice"):
+            message += f"; for any other: {_with_command(self.prog)} TARGET …"
         self.exit(2, f"{self.prog}: {message}\n(see {self.prog} --help)\n")
+
+
+def _with_command(prog: str) -> str:
+    name, _, action = prog.rpartition(" ")
+    return f"{name} command {action}"
 
 
 def _add_query(sub: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@ complete -c oc2d -f
 complete -c oc2d -n __fish_use_subcommand -a check -d 'report everything that is wrong with the configuration; change nothing'
 complete -c oc2d -n __fish_use_subcommand -a plugins -d 'list the plugins that are installed, and why one is not in use'
 complete -c oc2d -n __fish_use_subcommand -a status -d 'ask the running daemon how it is'
+complete -c oc2d -n __fish_use_subcommand -a new-plugin -d 'make the package of a new actuator profile, with tests that pass, to start from'
 complete -c oc2d -n '__fish_use_subcommand' -s h -l help -d 'show a summary and exit'
 complete -c oc2d -n '__fish_use_subcommand' -l config -rF -d 'the configuration (default: /etc/oc2d/oc2d.toml)'
 complete -c oc2d -n '__fish_use_subcommand' -l log-format -x -a 'console journal json' -d 'how to log (default: console in the foreground, else journal)'
@@ -24,3 +25,5 @@ complete -c oc2d -n '__fish_seen_subcommand_from status' -l log-format -x -a 'co
 complete -c oc2d -n '__fish_seen_subcommand_from status' -l log-level -x -a 'debug info warning error' -d 'the least that is logged (default: info)'
 complete -c oc2d -n '__fish_seen_subcommand_from status' -l json -d 'print JSON'
 complete -c oc2d -n '__fish_seen_subcommand_from status' -l watch -d 'show it anew each second, until q or Ctrl-C'
+complete -c oc2d -n '__fish_seen_subcommand_from new-plugin' -s h -l help -d 'show a summary and exit'
+complete -c oc2d -n '__fish_seen_subcommand_from new-plugin' -l directory -x -d 'where to make it (default: here)'

@@ -507,7 +507,7 @@ def test_real_packets_fare_as_in_the_rule_list_read_one_by_one(
     walled, world, model, wait_until, seed, backend
 ):
     wall = walled()
-    dice = Dice(seed, wall.actuator._firewall)
+    dice = Dice(seed, wall.actuator._rules.firewall)
     for device in ("all", "west"):
         world.wall.sysctl(f"ipv4/conf/{device}/rp_filter", 0)
     with ExitStack() as stack:

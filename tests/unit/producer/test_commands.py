@@ -360,3 +360,11 @@ def test_query_wants_a_target_and_no_feature(capsys) -> None:
     with pytest.raises(SystemExit):
         build_parser().parse_args(["query", "--all"])
     assert "required: TARGET\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", ["deny", "query"])
+def test_a_target_of_another_profile_is_sent_by_command_and_that_is_said(action, capsys):
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args([action, "x-lamp:level", "--all"])
+    assert ended.value.code == 2
+    assert f"oc2ctl command {action} TARGET …" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -177,7 +178,7 @@ class Plugin(Actuator):
 """
 
 
-def test_plugins_are_listed_with_pairs_and_why_they_are_not_in_use(oc2d, write, install):
+def test_plugins_are_listed_with_pairs_and_why_they_are_not_in_use(oc2d, write, install, site):
     install("acme-door", DOOR)
     install("acme-broken", "1/0")
     install("acme-foo", DOOR.replace('"deny", "file"', '"x-foo", "file"'))
@@ -187,6 +188,14 @@ def test_plugins_are_listed_with_pairs_and_why_they_are_not_in_use(oc2d, write, 
     done = oc2d("plugins", "--json", "--config", path)
     assert done.returncode == 0
     rows = [row for row in json.loads(done.stdout) if row["distribution"] != "oc2d-slpf"]
+    orders = [row.pop("order") for row in rows]
+    assert orders[0] == orders[1] > max(orders[2:])  # acme goes before oc2d
+    assert "acme_broken.py line 1" in rows[3]["where"]
+    for row in rows:
+        assert Path(row.pop("location")).is_dir()
+        row.pop("where")
+        row.pop("needs")
+        assert row.pop("hooks") == []
     version = rows[0]["version"]
     log = {"distribution": "oc2d-log", "version": version, "entry_point": "log"}
     acme = {"version": "1.2", "entry_point": "plugin"}
@@ -221,7 +230,8 @@ def test_plugins_are_listed_with_pairs_and_why_they_are_not_in_use(oc2d, write, 
     text = oc2d("--config", path, "plugins").stdout
     assert "x-edr: on\n  from oc2d-log" in text
     assert (
-        "-: failed (ZeroDivisionError: division by zero)\n  from acme-broken 1.2 (plugin)" in text
+        f"-: failed (ZeroDivisionError: division by zero)\n  at {site}/acme_broken.py line 1\n"
+        f"  from acme-broken 1.2 (plugin)\n  in {site}\n" in text
     )
 
 
