@@ -87,7 +87,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         line = error.object.count(b"\n", 0, error.start) + 1
         reason = f"line {line} is not UTF-8 text; TOML must be"
     except tomllib.TOMLDecodeError as error:
-        reason = f"is not TOML: {error}"
+        hint = "; text stands in quotes" if str(error).startswith("Invalid value") else ""
+        reason = f"is not TOML: {error}{hint}"
     except RecursionError:
         reason = "is not TOML for people: nested too deeply"
     else:

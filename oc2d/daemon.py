@@ -83,7 +83,7 @@ def run(options: RunOptions) -> int:
             prepared.config.device_id, directories.state.absolute(), directories.runtime.absolute()
         )
         os.umask(0o077)  # whatever is made from here on, by plugins too, is for us alone
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # there are secrets in our memory
+        _make_no_core()
         undo.callback(directories.close)
         undo.callback(stop_hooks, prepared.registry)
         start_hooks(prepared.registry, prepared.hooks, place)
@@ -296,6 +296,15 @@ class Daemon:
             "warnings": [str(warning) for warning in self._prepared.warnings],
             "plugins": _hook_status(self._prepared),
         }
+
+
+def _make_no_core() -> None:
+    """Keep the secrets in our memory out of files and of programs that take cores.
+
+    The latter are given the core whatever the limit, but for 1, which is too little for a file.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (min(hard, 1) if hard >= 0 else 1,) * 2)
 
 
 def _metrics_server(listen: str | None, tell: Callable[[], str]) -> MetricsServer | None:

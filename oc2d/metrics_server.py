@@ -7,7 +7,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +73,37 @@ class MetricsServer:
         return made
 
 
-class _TcpServer(socketserver.TCPServer):
+class _Quiet(socketserver.BaseServer):
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a client that is gone: the original writes tracebacks to stderr."""
+
+
+class _TcpServer(_Quiet, socketserver.TCPServer):
     allow_reuse_address = True
     request_queue_size = 16
 
 
-class _UnixServer(socketserver.UnixStreamServer):
+class _UnixServer(_Quiet, socketserver.UnixStreamServer):
     request_queue_size = 16
+
+
+def _hang_up(client: socket.socket) -> None:
+    with suppress(OSError):  # it has gone
+        client.shutdown(socket.SHUT_RDWR)
 
 
 def _handler(tell: Callable[[], str]) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = _PATIENCE
+        timeout = _PATIENCE  # for each read; a client that trickles would never reach it
+
+        def handle(self) -> None:
+            late = threading.Timer(_PATIENCE, _hang_up, (self.connection,))
+            late.daemon = True
+            late.start()
+            try:
+                super().handle()
+            finally:
+                late.cancel()
 
         def do_GET(self) -> None:
             if self.path.partition("?")[0] != "/metrics":

@@ -233,8 +233,11 @@ class Link(paho.Client):
     def _limits(self, given: Properties | None) -> ServerLimits:
         ours = self.settings
         return ServerLimits(
-            # 0 would switch the mechanism off; then our own value stands (MQTT-5)
-            keep_alive=getattr(given, "ServerKeepAlive", 0) or ours.keep_alive,
+            # 0 would switch the mechanism off (MQTT-5), and more than ours miss that the broker is
+            # gone; asking more often than it wants does no harm
+            keep_alive=min(
+                getattr(given, "ServerKeepAlive", 0) or ours.keep_alive, ours.keep_alive
+            ),
             session_expiry=getattr(given, "SessionExpiryInterval", ours.session_expiry),
             receive_maximum=getattr(given, "ReceiveMaximum", _LARGEST if self.v5 else _WINDOW_311),
             maximum_packet_size=getattr(given, "MaximumPacketSize", None),

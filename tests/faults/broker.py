@@ -235,7 +235,7 @@ def _is_taken_over(this: Run, rounds: int, rnd: random.Random) -> None:
             begun = time.monotonic()
             wait_until(lambda: zulu.entries("mqtt.disconnected"), 15)
             asked = _ask(soc, f"stolen{turn}")
-            _back(this, zulu, begun, "closed")
+            _back(this, zulu, begun, "")
             _all_done(zulu, soc, asked)
             thief.loop_stop()
 
@@ -341,7 +341,7 @@ def _link_breaks(this: Run, rounds: int, rnd: random.Random) -> None:
                 wait_until(lambda: way.budget <= 0, 15)
                 begun, way.budget = time.monotonic(), float("inf")
                 wait_until(lambda before=before: zulu.told()["link"]["reconnects"] > before, _BACK)
-                _back(this, zulu, begun, "closed")
+                _back(this, zulu, begun, "")
                 _all_done(zulu, soc, asked)
             assert zulu.stop() == 0
 

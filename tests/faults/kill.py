@@ -265,7 +265,7 @@ def one_life(this: Run, zulu: Consumer, models: list[Model], point: str) -> None
     begun, up = time.monotonic(), not point
     end = begun + (10 if point else 2 * this.rnd.random()) * this.patience
     while (now := time.monotonic()) < end and zulu.process.poll() is None:
-        if now - begun > 0.2 and this.rnd.random() < 0.3:
+        if now - begun > 0.2 and this.rnd.random() * max(1, 2 * this.patience) < 0.3:
             send_more(models, 1)
         time.sleep(0.03)
         if not up and zulu.told().get("link", {}).get("healthy"):

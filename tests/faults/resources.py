@@ -1,7 +1,7 @@
-"""Its own resources: disk, files, descriptors, directories, the kernel's table.
+"""Its own resources: disk, files, descriptors, directories, the kernel's table, memory and clock.
 
 Nothing is acknowledged that is not durable; errors say what to do; where it can the daemon goes on
-by itself. Clocks that jump are turned in the unit tests: a test may not set the host's.
+by itself.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.consumer import OC2D, Consumer, Host, deny, tool
 from tests.faults.plugins import effects, start
 from tests.faults.scenario import Run
+from tests.faults.world import clock_set, no_kernel_memory
 from tests.producer import Producer
 from tests.waiting import wait_until
 
@@ -37,6 +38,8 @@ def run(this: Run) -> None:
         _no_runtime_directory,
         _foreign_table,
         _no_permission,
+        clock_set,
+        no_kernel_memory,
     )
     with ThreadPoolExecutor(4) as pool:
         for shortage, done in [(one, pool.submit(_one, this, one)) for one in shortages]:

@@ -112,7 +112,11 @@ def test_installing_makes_the_user_and_directories_and_starts_nothing(installed)
 def test_the_example_configuration_says_what_is_missing(installed):
     done = installed.run("oc2d", "check", check=False)
     assert done.returncode == 78
-    assert done.stderr == "oc2d: device_id: is required\noc2d: broker.host: is required\n"
+    assert done.stderr.splitlines() == [
+        "oc2d: device_id: is required",
+        "oc2d: broker.host: is required",
+        "oc2d: the configuration is /etc/oc2d/oc2d.toml",
+    ]
 
 
 def test_the_service_is_commanded_by_a_producer_over_a_broker(host):

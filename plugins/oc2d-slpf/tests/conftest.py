@@ -315,7 +315,7 @@ class Bench:
         """Without `filter_`, the configured back end, as in life."""
         actuator = Slpf(Slpf.parse_config({"backend": "nftables", **table}))
         if filter_ is not None:
-            actuator._firewall._backend = filter_
+            actuator._rules.firewall._backend = filter_
         actuator.start(
             Context(
                 "fw-7",
@@ -338,9 +338,9 @@ class Bench:
     def kill(self):
         """Forget the actuator as a killed process would: nothing is finished or written."""
         for actuator in self.running:
-            actuator._firewall.close()
-            if actuator._store is not None:
-                actuator._store.close()
+            actuator._rules.firewall.close()
+            if actuator._rules._opened is not None:
+                actuator._rules.store.close()
         self.running.clear()
 
 

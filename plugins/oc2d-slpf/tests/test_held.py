@@ -175,7 +175,7 @@ def test_what_a_stopped_daemon_left_is_removed_by_hand(namespace, bench, command
 
 
 UNPRIVILEGED = """
-import codecs, ctypes, os, sys
+import codecs, ctypes, os, sys, time
 from ipaddress import ip_network
 from itertools import takewhile
 from pathlib import Path
@@ -204,7 +204,7 @@ data = (ctypes.c_uint32 * 6)(admin, admin, 0, 0, 0, 0)
 assert libc.capset(ctypes.byref(Header(0x20080522, 0)), data) == 0
 slpf = Slpf(Slpf.parse_config({}))
 if sys.argv[3] == "watch":
-    slpf._firewall._backend = Nftables(owner=False)
+    slpf._rules.firewall._backend = Nftables(owner=False)
 waiting = []
 slpf.start(Context("fw", Path(sys.argv[1]), Path(sys.argv[2]), "b", lambda: 0, waiting.append))
 slpf.restore(())
@@ -221,11 +221,14 @@ do("ipv4_connection", IPv4Connection(protocol=L4Protocol.TCP, dst_port=22),
 # a transaction of 3.8 MB
 shape = encode(Match(6, either=ip_network("2001:db8::1")), Direction.BOTH)[0]
 many = [Rule(10 + n, Verdict.DROP, shape, n.to_bytes(16, "big")) for n in range(1, 120_000)]
-slpf._firewall.load(alike(many), ())
-slpf._firewall.load(slpf._store.rules(), slpf._guard.endpoints)
+slpf._rules.firewall.load(alike(many), ())
+slpf._rules.firewall.load(slpf._rules.store.rules(), slpf._guard.endpoints)
 print(open("/proc/self/status").read().partition("CapEff:")[2].split()[0], os.getuid())
 print("ready", flush=True)
 sys.stdin.readline()
+deadline = time.monotonic() + 5
+while sys.argv[3] == "watch" and not waiting and time.monotonic() < deadline:
+    time.sleep(0.01)
 for function in waiting:
     function()
 slpf.stop()

@@ -300,11 +300,11 @@ def test_jumps_to_the_chains_of_both_letters_are_replaced_by_one_that_is_first(
     slpf = namespace.run(bench.start, backend="iptables")
     namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
     kept = _tool(namespace, "iptables-save", "-t", "filter").splitlines()
-    namespace.run(slpf._firewall.repair)
+    namespace.run(slpf._rules.firewall.repair)
     _tool(namespace, "iptables", "-I", "INPUT", "-j", "ACCEPT")
     # rules kept from before are put back beside those that are there
     _tool(namespace, "iptables-restore", "--noflush", text="\n".join([*kept, ""]))
-    namespace.run(slpf._firewall.repair)
+    namespace.run(slpf._rules.firewall.repair)
     assert " -j oc2d-" in _tool(namespace, "iptables", "-S", "INPUT", "1")
     jumps = _tool(namespace, "iptables", "-S", "INPUT").count("-j oc2d-")
     assert jumps == 1
@@ -385,7 +385,7 @@ def test_what_others_do_elsewhere_and_what_we_do_is_no_reason_to_repair(namespac
     for index in range(3):
         namespace.run(slpf.execute, command("deny", f"10.{index}.0.0/16"))
         namespace.run(slpf.execute, command("allow", f"10.{index}.1.0/24"))
-    namespace.run(slpf._firewall.repair)
+    namespace.run(slpf._rules.firewall.repair)
     _tool(namespace, "iptables", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
     _tool(namespace, "iptables", "-t", "nat", "-A", "OUTPUT", "-j", "ACCEPT")
     namespace.nft("add table inet filter\nadd chain inet filter INPUT\n")
@@ -424,7 +424,7 @@ def test_what_others_do_in_the_midst_of_a_repair_is_undone(
     namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
     (tmp_path / "once").touch()
     with pytest.raises(BackendError, match="rules before are in force"):
-        namespace.run(slpf._firewall.repair)
+        namespace.run(slpf._rules.firewall.repair)
     assert " -j oc2d-" not in _tool(namespace, "iptables", "-S", "INPUT")
     namespace.run(bench.calls.get(timeout=2.0))
     assert " -j oc2d-" in _tool(namespace, "iptables", "-S", "INPUT", "1")

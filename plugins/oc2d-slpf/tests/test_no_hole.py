@@ -164,7 +164,7 @@ def test_no_packet_passes_while_the_table_is_loaded_anew(world, bench, command, 
         )
         with Traffic(world) as traffic:
             for _ in range(repairs):
-                world.wall.run(slpf._firewall.repair)
+                world.wall.run(slpf._rules.firewall.repair)
             # and while tiers split and merge around the rule
             for _ in range(repairs // 3):
                 made = world.wall.run(slpf.execute, command("allow", "192.0.2.1", insert_rule=1001))

@@ -179,7 +179,7 @@ STEPS = ("before the kernel", "in the kernel", "after the commit")
 
 def _die(monkeypatch, slpf, paper, step):
     """Let the process die at a step of the next command."""
-    real_apply, real_transaction = paper.apply, slpf._store.transaction
+    real_apply, real_transaction = paper.apply, slpf._rules.store.transaction
 
     def die(*_args):
         raise Death
@@ -195,7 +195,7 @@ def _die(monkeypatch, slpf, paper, step):
     elif step == "in the kernel":
         monkeypatch.setattr(paper, "apply", lambda steps: (real_apply(steps), die()))
     else:
-        monkeypatch.setattr(slpf._store, "transaction", transaction)
+        monkeypatch.setattr(slpf._rules.store, "transaction", transaction)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -218,7 +218,7 @@ def test_after_a_death_at_any_step_the_same_key_ends_as_if_nothing_had_happened(
         )
     _die(monkeypatch, slpf, paper, step)
     # the process is gone: nothing may clean up after it
-    monkeypatch.setattr(slpf, "_take_back", lambda: None)
+    monkeypatch.setattr(slpf._rules, "take_back", lambda: None)
     with pytest.raises(Death):
         slpf.execute(made)
     monkeypatch.undo()
@@ -238,7 +238,7 @@ class Broken:
     """A disk that takes nothing for a while."""
 
     def __init__(self, slpf, monkeypatch):
-        self.store, self.failing = slpf._store, False
+        self.store, self.failing = slpf._rules.store, False
         real = self.store.transaction
 
         @contextmanager
@@ -290,7 +290,7 @@ def test_a_store_that_cannot_even_be_read_after_a_failure_is_caught_up_with_late
     def unreadable():
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(slpf._store, "rules", unreadable)
+    monkeypatch.setattr(slpf._rules.store, "rules", unreadable)
     paper.failing = 2
     for _ in range(2):
         with pytest.raises(Failed):
@@ -363,7 +363,7 @@ def test_outcomes_are_bounded(bench, paper, command, monkeypatch):
     slpf = bench.start(paper)
     for _ in range(30):
         slpf.execute(command("deny", "10.0.0.0/8"))
-    count = slpf._store._file.execute("SELECT count(*) FROM outcome").fetchone()[0]
+    count = slpf._rules.store._file.execute("SELECT count(*) FROM outcome").fetchone()[0]
     assert count == 10
 
 
@@ -507,7 +507,7 @@ def test_a_store_that_is_not_ours_to_repair_ends_the_start(bench, paper, command
 def test_a_full_disk_is_answered_500_and_forgotten(bench, paper, command):
     slpf = bench.start(paper)
     slpf.execute(command("deny", "10.0.0.0/8"))
-    slpf._store._file.execute("PRAGMA query_only = ON")
+    slpf._rules.store._file.execute("PRAGMA query_only = ON")
     with pytest.raises(Failed, match=r"^Rule not updated: the rule could not be stored$"):
         slpf.execute(command("deny", "10.1.0.0/16"))
     assert [
@@ -516,7 +516,7 @@ def test_a_full_disk_is_answered_500_and_forgotten(bench, paper, command):
         500,
         500,
     ]
-    slpf._store._file.execute("PRAGMA query_only = OFF")
+    slpf._rules.store._file.execute("PRAGMA query_only = OFF")
     assert slpf.execute(command("deny", "10.1.0.0/16")).status == 200
     assert elements(paper) == 2
 
@@ -530,4 +530,4 @@ def test_rules_that_went_between_opening_and_restoring_do_not_come_back(bench, p
     slpf = bench.start(paper, ended=("two",))
     assert elements(paper) == 2
     assert len(numbers(slpf)) == 2
-    assert slpf._store.rules() == slpf._store.rules()
+    assert slpf._rules.store.rules() == slpf._rules.store.rules()

@@ -266,7 +266,7 @@ def test_a_death_before_the_commit_leaves_the_old_rules_and_the_update_runs_agai
         raise Death
 
     monkeypatch.setattr(paper, "replace", die)
-    monkeypatch.setattr(slpf, "_take_back", lambda: None)
+    monkeypatch.setattr(slpf._rules, "take_back", lambda: None)
     with pytest.raises(Death):
         slpf.execute(update())
     bench.kill()
@@ -517,7 +517,7 @@ def test_whatever_a_file_holds_its_rules_are_all_there_or_none_is(
         assert listed(slpf) == before
     assert slpf.status()["count"] == len(listed(slpf))
     expected = model.Paper()
-    expected.replace(slpf._firewall.tiers.operations())
+    expected.replace(slpf._rules.firewall.tiers.operations())
     assert paper.sets == expected.sets
 
 

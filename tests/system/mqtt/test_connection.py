@@ -158,6 +158,16 @@ def test_server_keep_alive_replaces_ours_for_this_connection_only(peer, start):
     assert peer.accept().expect("CONNECT").keep_alive == 300
 
 
+@pytest.mark.req("MQTT-5", "MQTT-12", "MQTT-52")
+def test_a_server_keep_alive_above_ours_does_not_make_us_wait_longer(peer, start):
+    """Else a broker that says 65535 and then vanishes is missed for 18 hours."""
+    session, _ = start(peer.port, keep_alive=2)
+    conn = peer.welcome(properties=bytes([SERVER_KEEP_ALIVE]) + short(65535))
+    begin = time.monotonic()
+    assert 1.5 < conn.expect("PINGREQ").at - begin <= 1.9
+    assert session.status().limits.keep_alive == 2
+
+
 @pytest.mark.req("MQTT-14", "MQTT-53")
 @pytest.mark.parametrize("stage", ["CONNACK", "SUBACK", "PINGRESP"])
 def test_a_broker_that_owes_an_answer_is_left(peer, start, stage):

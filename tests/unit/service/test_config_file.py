@@ -381,3 +381,8 @@ def test_no_file_makes_it_raise_anything_else(tmp_path_factory, content):
 @pytest.mark.parametrize("name", ["", "a" * 256, "möqtt", "mqtt\\n"])
 def test_a_protocol_name_is_short_printable_ascii(wrong, name):
     assert "broker.alpn" in wrong(broker=f'host = "h"\nalpn = "{name}"')
+
+
+def test_text_without_quotes_is_told_to_want_them(write):
+    assert "at line 1" in problems(write("device_id = fw-7\n"))[""]
+    assert problems(write("device_id = fw-7\n"))[""].endswith("; text stands in quotes")

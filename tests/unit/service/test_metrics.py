@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -198,6 +199,24 @@ def test_a_silent_client_is_let_go(serve):
     with socket.create_connection(("127.0.0.1", port)):
         assert get(http.client.HTTPConnection("127.0.0.1", port))[0] == 200
     assert time.monotonic() - begun < 10
+
+
+def test_a_client_that_trickles_is_let_go_and_does_not_hold_up_the_stop(tmp_path):
+    path = tmp_path / "socket"
+    server = MetricsServer(f"unix:{path}", told)
+    server.start()
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.connect(str(path))
+        slow.settimeout(0.3)
+        begun = time.monotonic()
+        with contextlib.suppress(OSError):
+            while time.monotonic() - begun < 8:
+                slow.sendall(b"G")
+                with contextlib.suppress(TimeoutError):
+                    if not slow.recv(1):
+                        break
+        assert time.monotonic() - begun < 4
+    server.stop()
 
 
 def test_a_place_that_is_taken_is_an_error(serve, tmp_path):
