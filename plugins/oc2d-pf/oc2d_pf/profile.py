@@ -95,12 +95,13 @@ class Pf(Actuator):
         """Put all rules in force; names are looked up again as soon as that is possible."""
         rows = [row for key in ended if (row := self._opened.by_key(key)) is not None]
         self._engine.restore([key for row in rows for key, _ in row.slots.values()])
+        with self._opened.transaction():
+            for row in rows:
+                self._opened.drop(row)
         self._refresher.start()
-        gone = {row.number for row in rows}
         for row in self._opened.names():
-            if row.number not in gone:
-                renew(self._opened, self._engine, row, row.addresses)
-                self._refresher.watch(row.number, row.target, 0)
+            renew(self._opened, self._engine, row, row.addresses)
+            self._refresher.watch(row.number, row.target, 0)
 
     def stop(self) -> None:
         """Close everything; the rules stay in force unless `at_stop` says otherwise."""

@@ -586,6 +586,6 @@ def test_specifiers_and_the_way_to_the_broker_are_the_engines(world):
     pf.link_resolving()
     pf.link_changing([Endpoint("192.0.2.1", 8883)])
     pf.link_changed([Endpoint("192.0.2.1", 8883)])
-    assert pf.status()["endpoints"] == ["192.0.2.1 8883"]
+    assert pf.status()["endpoints"] == ["192.0.2.1 tcp port 8883"]
     answer = act(world, "deny", {"ipv4_net": "0.0.0.0/0"})
     assert "broker 192.0.2.1 port 8883" in answer.text

@@ -26,10 +26,19 @@ class Sources:
     python_directories: tuple[Path, ...]
     os_release: Path = Path("/etc/os-release")
 
+    def changed(self) -> float:
+        """Tell when what is recorded changed last, in seconds since the epoch."""
+        found = [path.stat().st_mtime for path in self._paths if path.exists()]
+        return max(found, default=0.0)
+
+    @property
+    def _paths(self) -> tuple[Path, ...]:
+        return (self.dpkg_status, self.os_release, *self.python_directories)
+
     def mark(self) -> tuple[object, ...]:
         """Tell one state of the sources from another without reading them."""
         found: list[object] = []
-        for path in (self.dpkg_status, self.os_release, *self.python_directories):
+        for path in self._paths:
             try:
                 stat = path.stat()
             except OSError:

@@ -22,7 +22,7 @@ _log = structlog.get_logger("oc2d.sbom")
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """A document: of which kind, its UUID, and when its software was read."""
+    """A document: of which kind, its UUID, and when its software changed."""
 
     name: str
     format: Format
@@ -45,7 +45,7 @@ class Shelf:
         sources = self._sources()
         mark = sources.mark()
         if mark != self._mark:
-            self._books = self._listed(read(sources))
+            self._books = self._listed(read(sources), sources.changed())
             self._mark = mark
         return self._books
 
@@ -63,18 +63,16 @@ class Shelf:
             _log.info("sbom_made", format=book.name, packages=len(inventory.packages))
         return tree
 
-    def _listed(self, inventory: Inventory) -> tuple[Book, ...]:
-        """Say what there is, and forget the documents of what was."""
-        now = datetime.now(timezone.utc).replace(microsecond=0)
-        books = []
-        for name, kind in FORMATS.items():
-            uuid = document_uuid(inventory, name)
-            book = Book(name, kind, uuid, inventory.host, now)
-            path = self._path(book)
-            if path.exists():  # of an earlier run: it says when it was made
-                at = datetime.fromtimestamp(int(path.stat().st_mtime), timezone.utc)
-                book = Book(name, kind, uuid, inventory.host, at)
-            books.append(book)
+    def _listed(self, inventory: Inventory, changed: float) -> tuple[Book, ...]:
+        """Say what there is, and forget the documents of what was.
+
+        Their time is that of the records: the same software makes the same document.
+        """
+        at = datetime.fromtimestamp(int(changed), timezone.utc)
+        books = [
+            Book(name, kind, document_uuid(inventory, name), inventory.host, at)
+            for name, kind in FORMATS.items()
+        ]
         kept = {self._path(book) for book in books}
         for path in self._directory.iterdir():
             if path not in kept:
