@@ -61,7 +61,9 @@ class Engine(Slpf):
 
     def present(self, slots: Mapping[int, tuple[str, str]]) -> dict[int, tuple[str, str]]:
         """Return the slots whose rules are there."""
-        return {n: slot for n, slot in slots.items() if self._opened.by_key(slot[0]) is not None}
+        return {
+            n: slot for n, slot in slots.items() if self._rules.store.by_key(slot[0]) is not None
+        }
 
     def withdraw(self, slots: Mapping[int, tuple[str, str]]) -> None:
         """Take out what these keys put in, as far as it is there; raises `Failed`."""

@@ -71,7 +71,7 @@ class World:
     def kill(self):
         self.running._refresher.stop()
         self.running._store.close()
-        self.running._engine._store.close()
+        self.running._engine._rules._opened.close()
 
     def restart(self, ended=(), **table):
         self.running.stop()
@@ -89,7 +89,7 @@ class World:
 
     def rules(self):
         """What is in force, in order: verdict, match, direction."""
-        entries = self.running._engine._store.first(1000)
+        entries = self.running._engine._rules.store.first(1000)
         return [
             (one.rule.verdict, describe(one.rule.shape, one.rule.key), one.rule.shape.direction)
             for one in entries
@@ -550,7 +550,7 @@ def test_a_death_at_any_step_leaves_what_the_next_run_sets_right(
 @pytest.mark.req("PF-14")
 @pytest.mark.parametrize("target", [NET, NAME, {"pf:advanced_connection": {"dst_port": 1}}])
 def test_what_the_packet_filter_refuses_is_500_and_leaves_nothing(world, monkeypatch, target):
-    firewall = world.running._engine._firewall
+    firewall = world.running._engine._rules.firewall
 
     def refuse(_):
         raise BackendError("no")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from oc2d.testing import Sample, Subject, checks
@@ -11,8 +13,9 @@ STATUS = "Package: bash\nStatus: install ok installed\nVersion: 5\nArchitecture:
 
 
 def records(directory):
-    """A host with one package."""
+    """A host with one package, the same at any time."""
     (directory / "status").write_text(STATUS)
+    os.utime(directory / "status", (1e9, 1e9))
     return {"dpkg_status": str(directory / "status"), "python_directories": []}
 
 
