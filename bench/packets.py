@@ -1,6 +1,6 @@
-"""Measure what a packet costs by the rules it is judged by; prints a table.
+"""Measure what a packet costs by the rules it is judged by; prints a table for each number of them.
 
-.venv/bin/python bench/packets.py [--rules N …] [--only WORDS] [--packets N] [--rounds N]
+.venv/bin/python bench/packets.py [--rules N …] [--only WORDS] [--all] [--rounds N] [--quick]
 
 In a network namespace of its own, a process writes UDP packets through a raw socket, so that each
 passes the egress list once, matching nothing, and is dropped by a chain behind it. Processor
@@ -8,7 +8,8 @@ time of that process per packet, less that without any table in the same round, 
 costs; the middle of the rounds is shown. Sending alone costs some thousand nanoseconds, so a chain
 passes each packet through the list many times over, and the difference is divided by that: what is
 shown is with warm caches. Each list stands in the kernel as the product's own back end loads it;
-`linear` is the same list as plain rules of nft, for comparison.
+`linear` is the same list as plain rules of nft, the baseline. Without `--all` or `--only`: the four
+kinds of list that matter most.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network
 
+from machine import Figure, table
+
 from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
 from oc2d_slpf.tiers import Tiers
@@ -31,6 +34,7 @@ from oc2d_slpf.tiers import Tiers
 ALLOW, DENY = Verdict.ALLOW, Verdict.DROP
 TEN = 10 << 24
 END = "table inet end { chain output { type filter hook output priority -300; policy drop; }; }\n"
+LIMIT = "the look-up of a hash set, for each shape and tier; linear: every rule"
 TIMES = 50  # how often a packet passes the list
 Item = tuple[Verdict, Match]
 
@@ -112,6 +116,14 @@ LISTS = {
 }
 
 
+USUAL = (
+    "blocklist /32, either side",
+    "5-tuples",
+    "alternating /32, either side",
+    "/8 to /32, either, alternating",
+)
+
+
 def load(items: list[Item], *, decided: bool) -> str:
     rules = [
         Rule(len(items) - i, verdict, *encode(match, Direction.EGRESS))
@@ -182,7 +194,7 @@ def _send(sock: socket.socket, packet: bytes, goal: tuple[str, int], count: int)
         raise SystemExit("a packet was not dropped at the end")
 
 
-def measure(name: str, items: list[Item], options: argparse.Namespace, *, linear: bool) -> None:
+def measure(name: str, items: list[Item], options: argparse.Namespace, *, linear: bool) -> Figure:
     version = 6 if "IPv6" in name else 4
     kind = socket.AF_INET if version == 4 else socket.AF_INET6  # noqa: PLR2004 - as above
     sock = socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW)
@@ -200,22 +212,22 @@ def measure(name: str, items: list[Item], options: argparse.Namespace, *, linear
             costs.append((flood(version, sock, packets) - bare) / (1 if linear else TIMES))
             empty.append(bare)
     clear()
-    middle = statistics.median(costs)
-    print(
-        f"{name:32} {len(items):7} {middle:10.0f} ns ({min(costs):.0f} to {max(costs):.0f})"
-        f"  bare {statistics.median(empty):.0f}  {said}",
-        flush=True,
-    )
+    note = f"{said}; bare {statistics.median(empty):.0f}"
+    return Figure(f"{name}, {len(items)}", "ns", costs, [], note)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rules", type=int, nargs="*", default=[0, 1000, 10_000, 100_000])
     parser.add_argument("--only", default="")
-    parser.add_argument("--packets", type=int, default=10_000)
+    parser.add_argument("--packets", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--all", action="store_true", help="every kind of list")
+    parser.add_argument("--quick", action="store_true", help="few rules, few rounds")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.quick:
+        options.rules, options.rounds, options.packets = [0, 1000], 2, 2000
     if not options.inside:
         os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv, "--inside"])  # noqa: S606
     for line in (
@@ -230,11 +242,14 @@ def main() -> None:
         subprocess.run(["ip", *line.split()], check=True)
     nft(END)
     for count in options.rules:
+        linear = measure("linear, source", list(sources(count)), options, linear=True)
+        figures = [linear]
         for name, make in LISTS.items():
-            if options.only in name:
-                measure(name, list(make(count)), options, linear=False)
-        if options.only in "linear":
-            measure("linear, source", list(sources(count)), options, linear=True)
+            if options.only in name and (options.only or options.all or name in USUAL):
+                figures.append(measure(name, list(make(count)), options, linear=False))
+        for figure in figures if count else ():
+            figure.baseline = linear.values
+        table(f"packets, {count} rules: what each costs more than without any", figures, LIMIT)
 
 
 if __name__ == "__main__":
