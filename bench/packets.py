@@ -23,7 +23,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 from machine import Figure, table
 
@@ -87,6 +87,14 @@ def lengths_alternating_nets(count: int) -> Iterator[Item]:
         yield (ALLOW, DENY)[(i // 25 + i) % 2], match
 
 
+def lengths6(count: int) -> Iterator[Item]:
+    """Disjoint networks of IPv6 of all lengths from /16 to /128, alternately allowed and denied."""
+    for i in range(count):
+        prefix, value = 16 + i % 113, i // 113
+        place = (0x0A00 + prefix << 112) + (value % (1 << prefix - 16) << 128 - prefix)
+        yield (ALLOW, DENY)[(value + i) % 2], Match(6, either=IPv6Network((place, prefix)))
+
+
 def sender_listed(count: int) -> Iterator[Item]:
     """As above, and the packet is between two listed addresses: their numbers are compared."""
     yield from alternating_nets(max(0, count - 2))
@@ -104,6 +112,7 @@ LISTS = {
     "/8 to /32, either, alternating": lengths_alternating_nets,
     "/8 to /32, either side": lengths,
     "/8 to /32, source, alternating": lengths_alternating,
+    "IPv6 /16 to /128, alternating": lengths6,
 }
 
 
@@ -153,15 +162,23 @@ def clear() -> None:
     )
 
 
-def flood(sock: socket.socket, count: int) -> float:
+def packet(version: int) -> tuple[bytes, str]:
+    """Return a UDP packet from its IP header on, and where it goes."""
+    body = struct.pack("!HHHH", 5000, 5001, 16, 0) + bytes(8)
+    if version == 4:  # noqa: PLR2004 - the IP versions are their own names
+        addresses = socket.inet_aton("192.0.2.1") + socket.inet_aton("198.51.100.7")
+        head = struct.pack("!BBHHHBBH", 0x45, 0, 36, 0, 0, 64, 17, 0)
+        return head + addresses + body, "198.51.100.7"
+    ends = (socket.inet_pton(socket.AF_INET6, text) for text in ("fd00::1", "2001:db8::7"))
+    return struct.pack("!IHBB", 6 << 28, len(body), 17, 64) + b"".join(ends) + body, "2001:db8::7"
+
+
+def flood(version: int, sock: socket.socket, count: int) -> float:
     """Return nanoseconds of this process' time per packet."""
-    addresses = socket.inet_aton("192.0.2.1") + socket.inet_aton("198.51.100.7")
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 36, 0, 0, 64, 17, 0) + addresses
-    packet = header + struct.pack("!HHHH", 5000, 5001, 16, 0) + bytes(8)
-    goal = ("198.51.100.7", 0)
-    _send(sock, packet, goal, count // 10)
+    data, goal = packet(version)
+    _send(sock, data, (goal, 0), count // 10)
     before = resource.getrusage(resource.RUSAGE_SELF)
-    _send(sock, packet, goal, count)
+    _send(sock, data, (goal, 0), count)
     after = resource.getrusage(resource.RUSAGE_SELF)
     used = after.ru_stime + after.ru_utime - before.ru_stime - before.ru_utime
     return used / count * 1e9
@@ -178,7 +195,9 @@ def _send(sock: socket.socket, packet: bytes, goal: tuple[str, int], count: int)
 
 
 def measure(name: str, items: list[Item], options: argparse.Namespace, *, linear: bool) -> Figure:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    version = 6 if "IPv6" in name else 4
+    kind = socket.AF_INET if version == 4 else socket.AF_INET6  # noqa: PLR2004 - as above
+    sock = socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW)
     packets = options.packets
     if linear:
         packets = max(200, min(packets, 20_000_000 // max(1, len(items))))
@@ -188,9 +207,9 @@ def measure(name: str, items: list[Item], options: argparse.Namespace, *, linear
     with sock:
         for _ in range(options.rounds):
             clear()
-            bare = flood(sock, packets)
+            bare = flood(version, sock, packets)
             said = load_linear(items) if linear else load(items, decided="both" in name)
-            costs.append((flood(sock, packets) - bare) / (1 if linear else TIMES))
+            costs.append((flood(version, sock, packets) - bare) / (1 if linear else TIMES))
             empty.append(bare)
     clear()
     note = f"{said}; bare {statistics.median(empty):.0f}"
@@ -217,6 +236,8 @@ def main() -> None:
         "link set d1 up",
         "link set d0 up arp off",
         "route add 198.51.100.0/24 dev d0",
+        "addr add fd00::1/64 dev d0 nodad",
+        "-6 route add 2001:db8::/32 dev d0",
     ):
         subprocess.run(["ip", *line.split()], check=True)
     nft(END)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from oc2d.config import Broker, Config
 from oc2d.config_file import inspect
 from oc2d.errors import ConfigError, Problem
+from oc2d.hook_plugins import parse_tables
 from oc2d.plugins import LoadedActuators, Registry, discover, try_actuators
 
 __all__ = ["Prepared", "prepare"]
@@ -28,12 +30,14 @@ _RESOLVER_PATIENCE = 5.0
 class Prepared:
     """A configuration that can run, with its actuators built and not started.
 
+    `hooks` is what the plugins of hooks made of their tables, by entry point.
     `warnings` are for the log at each start: a link without protection, actuators left out.
     """
 
     config: Config
     registry: Registry
     actuators: LoadedActuators
+    hooks: Mapping[str, Any]
     warnings: tuple[Problem, ...]
 
 
@@ -46,7 +50,8 @@ def prepare(path: Path, registry: Registry | None = None, *, by_hand: bool = Fal
     registry = registry or discover()
     findings = inspect(path)
     attempt = try_actuators(findings.actuators, findings.order, registry)
-    problems = [*findings.problems, *attempt.problems]
+    hooks = parse_tables(findings.plugins, registry.hooks)
+    problems = [*findings.problems, *attempt.problems, *hooks.problems]
     warnings = [*attempt.loaded.warnings]
     if not attempt.loaded.actuators:
         warnings.append(Problem("actuators", "none is on, so no command can be carried out"))
@@ -69,7 +74,7 @@ def prepare(path: Path, registry: Registry | None = None, *, by_hand: bool = Fal
         warnings += _kept_from_the_service(findings.broker, kept) if by_hand else ()
     if findings.config is None or problems:
         raise ConfigError(tuple(problems))
-    return Prepared(findings.config, registry, attempt.loaded, tuple(warnings))
+    return Prepared(findings.config, registry, attempt.loaded, hooks.configs, tuple(warnings))
 
 
 def _unreadable_credentials(broker: Broker) -> dict[str, str]:

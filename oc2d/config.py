@@ -109,3 +109,4 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     compat: Compat = Compat()
     metrics: Metrics = Metrics()
     actuators: Mapping[str, ActuatorTable] = msgspec.field(default_factory=dict)
+    plugins: Mapping[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)

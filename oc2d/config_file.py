@@ -38,7 +38,7 @@ class Findings:
     """What a file says, as far as it could be understood.
 
     `config` is None when there are problems at all, `broker` and `state` when a value of their
-    section is wrong; `actuators` and `order` are what could be read.
+    section is wrong; `actuators`, `plugins` and `order` are what could be read.
     """
 
     problems: tuple[Problem, ...] = ()
@@ -46,6 +46,7 @@ class Findings:
     broker: Broker | None = None
     state: State | None = None
     actuators: Mapping[str, ActuatorTable] = field(default_factory=dict)
+    plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     order: tuple[str, ...] = ()
 
 
@@ -104,31 +105,34 @@ class _Reader:
 
     def read(self, tree: Mapping[str, Any]) -> Findings:
         sections = [section for section in SECTIONS if section and section != _ACTUATOR]
-        known = {*sections, "actuators"}
+        known = {*sections, "actuators", "plugins"}
         top = {key: value for key, value in tree.items() if key not in known}
         parts = {"": self._section("", top, also=known)}
         for section in sections:
             parts[section] = self._section(section, self._table(section, tree.get(section, {})))
         actuators = self._actuators(self._table("actuators", tree.get("actuators", {})))
+        plugins = {
+            name: self._table(f"plugins.{name}", table)
+            for name, table in self._table("plugins", tree.get("plugins", {})).items()
+        }
         link_is_right = self._is_right("broker")
         self._consider_link(parts["broker"])
         broker = Broker(**parts["broker"]) if link_is_right else None
         policy = SECTIONS["policy"](**parts["policy"])
-        return self._findings(parts, broker, actuators, policy.order)
+        found = Findings(actuators=actuators, plugins=plugins, order=policy.order)
+        return self._findings(parts, broker, found)
 
     def _findings(
         self,
         parts: Mapping[str, dict[str, Any]],
         broker: Broker | None,
-        actuators: Mapping[str, ActuatorTable],
-        order: tuple[str, ...],
+        read: Findings,
     ) -> Findings:
-        findings = Findings(
+        findings = replace(
+            read,
             problems=tuple(self.problems),
             broker=broker,
             state=State(**parts["state"]) if self._is_right("state") else None,
-            actuators=actuators,
-            order=order,
         )
         if self.problems or broker is None:
             return findings
@@ -139,7 +143,11 @@ class _Reader:
             if name not in ("", "broker")
         }
         config = Config(
-            **{"sender": top["device_id"]} | top, broker=broker, actuators=actuators, **sections
+            **{"sender": top["device_id"]} | top,
+            broker=broker,
+            actuators=read.actuators,
+            plugins=read.plugins,
+            **sections,
         )
         return replace(findings, config=config)
 

@@ -23,6 +23,8 @@ from oc2d.engine.clock import Clock, read_boot_id
 from oc2d.engine.consumer import Consumer
 from oc2d.engine.selection import Hosted
 from oc2d.errors import ConfigError
+from oc2d.hook_plugins import reload_hooks, start_hooks, stop_hooks
+from oc2d.hookspecs import Place
 from oc2d.mqtt import topics
 from oc2d.mqtt.expiry import ends
 from oc2d.mqtt.session import Session
@@ -77,10 +79,15 @@ def run(options: RunOptions) -> int:
     _warn(prepared)
     with ExitStack() as undo:
         directories = StateDirectories(prepared.config.state)
+        place = Place(
+            prepared.config.device_id, directories.state.absolute(), directories.runtime.absolute()
+        )
         os.umask(0o077)  # whatever is made from here on, by plugins too, is for us alone
         _make_no_core()
         undo.callback(directories.close)
-        daemon = Daemon(options, prepared, directories, Notifier())
+        undo.callback(stop_hooks, prepared.registry)
+        start_hooks(prepared.registry, prepared.hooks, place)
+        daemon = Daemon(options, prepared, directories, place, Notifier())
         undo.callback(daemon.close)
         if options.foreground:
             undo.enter_context(Progress(daemon.progress))
@@ -98,11 +105,13 @@ class Daemon:
         options: RunOptions,
         prepared: Prepared,
         directories: StateDirectories,
+        place: Place,
         notifier: Notifier,
     ) -> None:
         self._options = options
         self._prepared = prepared
         self._directories = directories
+        self._place = place
         self._notifier = notifier
         self._begun = time.time()
         config = prepared.config
@@ -236,6 +245,7 @@ class Daemon:
         self._prepared = dataclasses.replace(self._prepared, config=config, warnings=new.warnings)
         _warn(new)
         self._link = consumer_link(config, self._profiles, self._client_id)
+        reload_hooks(self._prepared.registry, new.hooks, self._place)
         if changes:
             hosted = _hosted(self._prepared)
             self._consumer.configure(config, hosted, self._link.subscriptions)

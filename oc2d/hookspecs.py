@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from oc2d.actuator import Actuator
+from oc2d.errors import Refusal
 from oc2d.language.command import OpenC2Command
 
-__all__ = ["ENTRY_POINT_GROUP", "Hooks", "Request", "hookimpl", "hookspec"]
+__all__ = ["ENTRY_POINT_GROUP", "Hooks", "Place", "Request", "hookimpl", "hookspec"]
 
 ENTRY_POINT_GROUP = "oc2d"
 hookspec = pluggy.HookspecMarker("oc2d")
@@ -34,6 +36,15 @@ class Request:
     command: OpenC2Command
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a plugin of hooks lives: whose daemon it is, and where it may keep files of its own."""
+
+    device_id: str
+    state_directory: Path
+    runtime_directory: Path
+
+
 class Hooks:
     """The hook specifications; see each for its moment and its thread."""
 
@@ -42,10 +53,28 @@ class Hooks:
         """Return the actuator classes of this plugin. Once, at load; main thread; also in check."""
         raise NotImplementedError
 
+    @hookspec
+    def oc2d_parse_config(self, table: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the plugin's own type
+        """Turn `[plugins.<entry point>]` into the plugin's typed config; `ConfigError` if wrong.
+
+        Main thread, at start, at reload and by `oc2d check`; pure, but it may read files that the
+        table names. With this hook a plugin is on only when its table is there.
+        """
+        raise NotImplementedError
+
+    @hookspec
+    def oc2d_configure(self, config: Any, place: Place) -> None:  # noqa: ANN401 - the plugin's own type
+        """Work by what `oc2d_parse_config` returned from now on.
+
+        Main thread, before anything else of the daemon runs, and again after each reload that was
+        accepted. Raising stops the daemon from starting; at a reload it is logged.
+        """
+
     @hookspec(firstresult=True)
-    def oc2d_authorise(self, request: Request) -> str | None:
+    def oc2d_authorise(self, request: Request) -> str | Refusal | None:
         """Return a reason to refuse the command with 403, or None to leave it to others.
 
+        A `Refusal` is answered as it is: 401, or 503, after which the same may be sent again.
         Engine thread, before the request is accepted: be quick and do not block.
         """
 
@@ -61,3 +90,7 @@ class Hooks:
     def oc2d_status(self) -> Mapping[str, Any]:
         """Contribute JSON-able members to `oc2d status`. Status thread."""
         raise NotImplementedError
+
+    @hookspec
+    def oc2d_stop(self) -> None:
+        """Close what `oc2d_configure` opened: nothing follows. Main thread, at the very end."""

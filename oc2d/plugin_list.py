@@ -15,8 +15,9 @@ from oc2d import __version__
 from oc2d.actuator import Pair
 from oc2d.config import ActuatorTable
 from oc2d.config_file import Findings, inspect
+from oc2d.hook_plugins import parse_tables, takes_table
 from oc2d.plugin_search import Place, strays
-from oc2d.plugins import Attempt, Failure, Registry, discover, hooks_of, try_actuators
+from oc2d.plugins import Attempt, Failure, HookPlugin, Registry, discover, hooks_of, try_actuators
 
 __all__ = ["PluginRow", "as_json", "list_plugins", "render"]
 
@@ -53,9 +54,9 @@ def list_plugins(config: Path, registry: Registry | None = None) -> list[PluginR
     rows += _unserved(registry, findings, attempt)
     shown = {(row.distribution, row.entry_point) for row in rows}
     rows += [
-        PluginRow(profile=None, state="on", pairs={}, **asdict(source))
-        for source in registry.hooks
-        if (source.distribution, source.entry_point) not in shown
+        _hooks(plugin, findings)
+        for plugin in registry.hooks
+        if (plugin.source.distribution, plugin.source.entry_point) not in shown
     ]
     rows += [PluginRow(profile=None, pairs={}, **asdict(stray)) for stray in strays()]
     hooks = hooks_of(registry)
@@ -78,6 +79,19 @@ def _needs(distribution: str | None) -> str:
     except PackageNotFoundError:
         return ""
     return next((one for one in wanted if re.match(r"oc2d(?![\w.-])", one, re.IGNORECASE)), "")
+
+
+def _hooks(plugin: HookPlugin, findings: Findings) -> PluginRow:
+    name = plugin.source.entry_point
+    wrong = [
+        str(problem)
+        for problem in parse_tables(findings.plugins, (plugin,)).problems
+        if problem.path.startswith(f"plugins.{name}.") or problem.path == f"plugins.{name}"
+    ]
+    absent = takes_table(plugin) and name not in findings.plugins
+    state: Literal["on", "off", "failed"] = "failed" if wrong else "off" if absent else "on"
+    reason = f"no [plugins.{name}] in the configuration" if absent else "; ".join(wrong)
+    return PluginRow(profile=None, state=state, reason=reason, pairs={}, **asdict(plugin.source))
 
 
 def _profiles(registry: Registry, findings: Findings, attempt: Attempt) -> Iterator[PluginRow]:

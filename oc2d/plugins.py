@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pluggy
+from pluggy import HookImpl
 
 from oc2d.actuator import API_VERSION, Actuator, Pair
 from oc2d.config import ActuatorTable, Config
@@ -25,6 +26,7 @@ __all__ = [
     "Attempt",
     "Failure",
     "Found",
+    "HookPlugin",
     "LoadedActuator",
     "LoadedActuators",
     "Registry",
@@ -35,7 +37,12 @@ __all__ = [
     "try_actuators",
 ]
 
-_FIRST_PARTY = {"slpf": "oc2d-slpf", "x-log": "oc2d-log"}
+_FIRST_PARTY = {
+    "pf": "oc2d-pf",
+    "sbom": "oc2d-sbom",
+    "slpf": "oc2d-slpf",
+    "x-log": "oc2d-log",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +84,28 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class HookPlugin:
+    """A plugin with hooks: who brought it, its name in `Registry.manager`, what it implements."""
+
+    source: Source
+    name: str
+    functions: Mapping[str, HookImpl]
+
+    def call(self, hook: str, **arguments: object) -> Any:  # noqa: ANN401 - the plugin's own type
+        """Call this plugin alone; None when it does not implement the hook."""
+        if (found := self.functions.get(hook)) is None:
+            return None
+        return found.function(*(arguments[name] for name in found.argnames))
+
+
+@dataclass(frozen=True, slots=True)
 class Registry:
     """What is installed: hooks in `manager`, actuator classes by profile, and what is broken."""
 
     manager: pluggy.PluginManager
     found: Mapping[str, Found]
     failures: tuple[Failure, ...]
-    hooks: tuple[Source, ...]
+    hooks: tuple[HookPlugin, ...]
     """The plugins that implement hooks, registered with `manager`."""
 
 
@@ -122,7 +144,7 @@ def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
     manager.add_hookspecs(Hooks)
     claims: dict[str, list[Found]] = {}
     failures: list[Failure] = []
-    hooks: list[Source] = []
+    hooks: list[HookPlugin] = []
     found_entries = entry_points(group=ENTRY_POINT_GROUP) if entries is None else entries
     for order, entry in enumerate(sorted(found_entries, key=_by_name), 1):
         source = _source(entry, order)
@@ -132,7 +154,7 @@ def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
             failures.append(Failure(source, _words(error), where=_where(error)))
             continue
         if manager.has_plugin(_plugin_name(source)):
-            hooks.append(source)
+            hooks.append(_hook_plugin(source, manager))
         for actuator in classes:
             claims.setdefault(actuator.profile, []).append(Found(actuator, source))
     found = {}
@@ -148,12 +170,10 @@ def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
 
 def hooks_of(registry: Registry) -> dict[tuple[str, str], tuple[str, ...]]:
     """Name the hooks of each plugin, by distribution and entry point."""
-    told = {}
-    for source in registry.hooks:
-        plugin = registry.manager.get_plugin(_plugin_name(source))
-        callers = registry.manager.get_hookcallers(plugin) or []
-        told[source.distribution, source.entry_point] = tuple(sorted(one.name for one in callers))
-    return told
+    return {
+        (plugin.source.distribution, plugin.source.entry_point): tuple(sorted(plugin.functions))
+        for plugin in registry.hooks
+    }
 
 
 def _by_name(entry: EntryPoint) -> tuple[str, str]:
@@ -169,6 +189,18 @@ def _source(entry: EntryPoint, order: int) -> Source:
 
 def _plugin_name(source: Source) -> str:
     return f"{source.distribution}:{source.entry_point}"
+
+
+def _hook_plugin(source: Source, manager: pluggy.PluginManager) -> HookPlugin:
+    name = _plugin_name(source)
+    plugin = manager.get_plugin(name)
+    functions = {
+        caller.name: implementation
+        for caller in manager.get_hookcallers(plugin) or ()
+        for implementation in caller.get_hookimpls()
+        if implementation.plugin is plugin
+    }
+    return HookPlugin(source, name, functions)
 
 
 def _words(error: BaseException) -> str:

@@ -17,8 +17,8 @@ _ACTUATOR = "actuators.<nsid>"
 def applied(old: Config, new: Config) -> Config:
     """Return what is in force after a reload: `new`, but for what only a start can bring about.
 
-    That is who we are, where things are kept, which actuators there are and their own keys: a
-    plugin reads its table once.
+    That is who we are, where things are kept, which actuators and plugins of hooks there are, and
+    the keys of actuators, who read their table once.
     """
     return replace(
         new,
@@ -31,6 +31,7 @@ def applied(old: Config, new: Config) -> Config:
             name: replace(table, timeout=new.actuators.get(name, table).timeout)
             for name, table in old.actuators.items()
         },
+        plugins={name: new.plugins.get(name, table) for name, table in old.plugins.items()},
     )
 
 
@@ -50,6 +51,8 @@ def changed(old: Config, new: Config) -> tuple[str, ...]:
             core.append(f"actuators.{name}")
         else:
             core += [f"actuators.{name}.{key}" for key in _differing(was, is_now)]
+    names = [*old.plugins, *(name for name in new.plugins if name not in old.plugins)]
+    core += [f"plugins.{name}" for name in names if old.plugins.get(name) != new.plugins.get(name)]
     return tuple(core)
 
 

@@ -8,6 +8,7 @@ import pluggy
 import structlog
 
 from oc2d.engine import events
+from oc2d.errors import Forbidden, Refusal
 from oc2d.hookspecs import Request
 
 __all__ = ["Hooks"]
@@ -16,7 +17,7 @@ _log = structlog.get_logger("oc2d.engine")
 
 
 class _Relay(Protocol):
-    def oc2d_authorise(self, *, request: Request) -> str | None: ...
+    def oc2d_authorise(self, *, request: Request) -> str | Refusal | None: ...
 
     def oc2d_request(self, *, request: Request) -> object: ...
 
@@ -35,7 +36,7 @@ class Hooks:
             hook.oc2d_request.get_hookimpls() + hook.oc2d_response.get_hookimpls()
         )
 
-    def authorise(self, request: Request) -> str | None:
+    def authorise(self, request: Request) -> Refusal | None:
         """Return why the command is refused; an error refuses too: it must not open a door."""
         if not self._judged:
             return None
@@ -43,8 +44,8 @@ class Hooks:
             reason = self._relay.oc2d_authorise(request=request)
         except BaseException:  # noqa: BLE001 - any plugin, any error
             _log.exception(events.HOOK_FAILED, hook="oc2d_authorise")
-            return "not permitted"
-        return None if reason is None else str(reason)
+            return Forbidden("not permitted")
+        return reason if reason is None or isinstance(reason, Refusal) else Forbidden(str(reason))
 
     def request(self, request: Request) -> None:
         """Tell that a request was accepted."""

@@ -201,18 +201,18 @@ class Gate:
         to = ReplyTo(headers.request_id, headers.sender, encoding, message.correlation)
         command, wrong = self._parsed(envelope.content, encoding)
         silent = _silent(command, envelope.content)
-        try:
-            self._permit(headers)
-        except Refusal as refusal:
-            return Answer(refused(refusal), to, silent=silent)
-        asks = command is not None and is_query_features(command)
-        # changes nothing, so a duplicate may be answered anew: kilobytes not to remember
-        memory = None if asks else _memory(message, headers, fingerprint(envelope.content, command))
         request = (
             None
             if command is None
             else Request(headers.request_id, headers.sender, message.topic, None, command)
         )
+        try:
+            self._permit(headers)
+        except Refusal as refusal:
+            return Answer(refused(refusal), to, request, silent=silent)
+        asks = command is not None and is_query_features(command)
+        # changes nothing, so a duplicate may be answered anew: kilobytes not to remember
+        memory = None if asks else _memory(message, headers, fingerprint(envelope.content, command))
         known = self._known(message, memory) if memory else None
         if known is not None:
             return Repeat(known, to, request, silent)
@@ -289,13 +289,16 @@ class Gate:
         request = asked.request
         answer: Refusal
         try:
-            if reason := self._hooks.authorise(request):
-                raise Forbidden(reason)
-            choice = select(command, to.encoding, asked.message.profile, self._hosted)
+            choice = self._choice(command, asked)
+            if isinstance(choice, Choice) and choice.host is not None:
+                request = replace(request, profile=choice.host.nsid)
+            if refusal := self._hooks.authorise(request):
+                raise refusal
+            if not isinstance(choice, Choice):
+                raise choice
             if choice.host is None or memory is None:
                 response = answer_features(command, self._capabilities)
                 return Answer(response, to, request, None, asked.silent)
-            request = replace(request, profile=choice.host.nsid)
             return self._admit(asked, request, choice, choice.host, memory)
         except Mismatch:
             if not self._directed(asked.message, asked.headers.to):
@@ -310,6 +313,13 @@ class Gate:
             answer = Failed("internal error")
         kept = None if isinstance(answer, Unavailable) else memory
         return Answer(refused(answer), to, request, kept, asked.silent)
+
+    def _choice(self, command: OpenC2Command, asked: _Asked) -> Choice | Mismatch | Refusal:
+        """Choose the actuator before the policy is asked, which comes first with its refusal."""
+        try:
+            return select(command, asked.to.encoding, asked.message.profile, self._hosted)
+        except (Mismatch, Refusal) as error:
+            return error
 
     def _elsewhere(self, message: Inbound, content: Tree) -> bool:
         """Tell whether a command names a profile that is not here, though we cannot read it all."""

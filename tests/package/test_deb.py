@@ -56,7 +56,17 @@ def test_only_what_the_daemon_needs_is_inside(contents):
         match[1] for name in contents if (match := re.match(r".*/site-packages/([^/]+)/$", name))
     }
     assert {re.sub(r"-.*|\.libs$", "", name) for name in inside} == {
-        *("oc2d", "oc2d_slpf", "oc2d_log", "cbor2", "msgspec", "paho", "paho_mqtt"),
+        *(
+            "oc2d",
+            "oc2d_audit",
+            "oc2d_log",
+            "oc2d_policy",
+            "oc2d_slpf",
+            "cbor2",
+            "msgspec",
+            "paho",
+            "paho_mqtt",
+        ),
         *("pluggy", "structlog"),
     }
     programs = {name for name in contents if re.match(r"/usr/(lib/oc2d/)?bin/.", name)}

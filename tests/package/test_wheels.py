@@ -9,19 +9,19 @@ from zipfile import ZipFile
 import pytest
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]  # the fixture may have to install tools
-NAMES = ("oc2d", "oc2d_slpf", "oc2d_log")
+NAMES = ("oc2d", "oc2d_audit", "oc2d_log", "oc2d_policy", "oc2d_slpf")
 
 
 @pytest.fixture(scope="module")
 def environment(wheels, tmp_path_factory):
-    """The programs of a fresh virtual environment with our three wheels in it."""
+    """The programs of a fresh virtual environment with our wheels in it."""
     place = tmp_path_factory.mktemp("venv")
     subprocess.run(["/usr/bin/python3", "-m", "venv", place], check=True)
     subprocess.run(
         [
             *(place / "bin/pip", "--isolated", "install", "-q", "--no-index", "--no-compile"),
             *("--disable-pip-version-check", "--find-links", wheels / "wheels"),
-            *("--find-links", wheels, "oc2d", "oc2d-slpf", "oc2d-log"),
+            *("--find-links", wheels, *(name.replace("_", "-") for name in NAMES)),
         ],
         check=True,
     )

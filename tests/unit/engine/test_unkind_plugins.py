@@ -8,7 +8,8 @@ import time
 import pytest
 
 from oc2d.actuator import Response
-from oc2d.errors import Forbidden, Refusal, Unavailable
+from oc2d.config import Policy
+from oc2d.errors import Forbidden, Refusal, Unauthorized, Unavailable
 from oc2d.hookspecs import hookimpl
 from oc2d.language.vocabulary import StatusCode
 from tests.unit.engine.bench import deny, features
@@ -421,6 +422,48 @@ def test_an_authoriser_that_raises_refuses(build, door, error):
     assert (reply.status, reply.text) == (403, "not permitted")
     assert bench.answered(features(), request_id="2").status == 403
     assert door.executed == []
+
+
+@pytest.mark.parametrize(("refusal", "status"), [(Unauthorized("who?"), 401), ("no", 403)])
+def test_an_authoriser_may_choose_the_status_and_knows_the_profile(build, door, refusal, status):
+    seen = []
+
+    class Decides:
+        @hookimpl
+        def oc2d_authorise(self, request):
+            seen.append(request.profile)
+            return refusal
+
+    bench = build(door, hooks=Decides())
+    assert bench.answered(deny()).status == status
+    assert bench.answered(features(), request_id="2").status == status
+    other = {"action": "scan", "target": {"x-none:thing": 1}}
+    assert bench.answered(other, request_id="3").status == status
+    assert (seen, door.executed) == (["x-door", None, "x-door"], [])
+
+
+def test_after_a_503_of_an_authoriser_the_same_request_may_be_sent_again(build, door):
+    class Full:
+        refusal = Unavailable("not now")
+
+        @hookimpl
+        def oc2d_authorise(self, request):  # noqa: ARG002 - by the hook's name
+            return self.refusal
+
+    hooks = Full()
+    bench = build(door, hooks=hooks)
+    assert bench.answered(deny()).status == 503
+    hooks.refusal = None
+    assert bench.answered(deny()).status == 200
+    assert len(door.executed) == 1
+
+
+def test_observers_are_told_of_what_the_list_of_producers_refused(build, door):
+    watching = Watching()
+    bench = build(door, hooks=watching, policy=Policy(producers=("somebody else",)))
+    assert bench.answered(deny()).status == 403
+    bench.settle()
+    assert [row[2] for row in watching.responses] == [403]
 
 
 def test_a_stop_behind_waiting_jobs_still_stops_the_actuator(build, door):

@@ -24,7 +24,7 @@ def test_every_field_of_the_configuration_has_a_key():
     fields = {
         (section, name) for section, type_ in SECTIONS.items() for name in type_.__struct_fields__
     }
-    tables = {("", name) for name in (*SECTIONS, "actuators")}
+    tables = {("", name) for name in (*SECTIONS, "actuators", "plugins")}
     tables |= {("actuators.<nsid>", "name"), ("actuators.<nsid>", "options")}
     assert {(key.section, key.field) for key in KEYS} == fields - tables
 
@@ -42,7 +42,7 @@ def test_the_installed_file_loads_when_the_host_and_the_device_are_named(root, w
 
 def test_the_installed_file_shows_every_key_with_a_legal_value(root, write):
     text = (root / "etc/oc2d.toml").read_text()
-    shown = re.sub(r"^# (\w+ = |\[actuators|\[metrics)", r"\1", text, flags=re.MULTILINE)
+    shown = re.sub(r"^# (\w+ = |\[actuators|\[metrics|\[plugins)", r"\1", text, flags=re.MULTILINE)
     # The keys that go with each actuator stand above the first table of one.
     loose = re.findall(r"^(?:enabled|required|timeout) = .*\n", shown, re.MULTILINE)
     for line in loose:

@@ -147,6 +147,11 @@ def test_two_plugins_for_one_profile_are_both_left_out_and_named(install, refuse
     assert "is claimed by acme-door 1.2 (plugin) and zeta-door 1.2 (plugin)" in message
 
 
+def strangers(registry):
+    names = [plugin.source.distribution for plugin in registry.hooks]
+    return [name for name in names if not name.startswith("oc2d-")]
+
+
 def test_hooks_are_registered_and_may_bring_actuators(install, loaded):
     install(
         "acme-hooks",
@@ -164,8 +169,8 @@ def oc2d_status():
         target="",
     )
     registry = discover()
-    assert registry.manager.hook.oc2d_status() == [{"answer": 42}]
-    assert [source.distribution for source in registry.hooks] == ["acme-hooks"]
+    assert {"answer": 42} in registry.manager.hook.oc2d_status()
+    assert strangers(registry) == ["acme-hooks"]
     assert loaded("[actuators.x-door]")["x-door"].source.distribution == "acme-hooks"
 
 
@@ -184,8 +189,8 @@ def test_a_plugin_with_a_bad_hook_is_left_out_whole(install, code, words):
     install("zeta-hooks", HEADER + "@hookimpl\ndef oc2d_status():\n    return 1", target="")
     registry = discover()
     assert words in failure(registry, "acme-hooks").reason
-    assert [source.distribution for source in registry.hooks] == ["zeta-hooks"]
-    assert registry.manager.hook.oc2d_status() == [1]
+    assert strangers(registry) == ["zeta-hooks"]
+    assert 1 in registry.manager.hook.oc2d_status()
 
 
 STRICT = """
@@ -229,23 +234,23 @@ def test_all_problems_of_all_tables_are_reported(install, refused):
     paths = [
         path
         for path, _ in refused(
-            "[policy]\norder = ['x-gate']\n[actuators.x-door]\n[actuators.x-dor]\n[actuators.pf]"
+            "[policy]\norder = ['x-gate']\n[actuators.x-door]\n[actuators.x-dor]\n[actuators.hunt]"
         )
     ]
     assert paths == [
         "actuators.x-door.keys[0]",
         "actuators.x-door",
         "actuators.x-dor",
-        "actuators.pf",
+        "actuators.hunt",
         "policy.order",
     ]
 
 
 def test_a_table_without_a_plugin_names_the_nearest_or_says_what_to_install(install, refused):
     install("acme-door", HEADER + DOOR)
-    messages = dict(refused("[actuators.x-dor]\n[actuators.pf]\n[actuators.acme]"))
+    messages = dict(refused("[actuators.x-dor]\n[actuators.hunt]\n[actuators.acme]"))
     assert "did you mean x-door?" in messages["actuators.x-dor"]
-    assert "install the distribution that brings pf" in messages["actuators.pf"]
+    assert "install the distribution that brings hunt" in messages["actuators.hunt"]
     assert "no plugin can serve this profile" in messages["actuators.acme"]
 
 

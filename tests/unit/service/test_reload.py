@@ -76,4 +76,15 @@ def test_the_same_again_changes_nothing(both):
 def test_every_section_is_compared():
     sections = {key.section for key in KEYS} - {"", "actuators.<nsid>"}
     plain = {key.field for key in KEYS if not key.section}
-    assert {field.name for field in fields(Config)} == sections | plain | {"actuators"}
+    assert {field.name for field in fields(Config)} == sections | plain | {"actuators", "plugins"}
+
+
+def test_the_table_of_a_plugin_counts_at_once_but_not_whether_it_is_there(write):
+    def config(text):
+        return load(write('device_id = "fw-7"\n[broker]\nhost = "a"\n' + text))
+
+    old = config("[plugins.one]\nfile = 'a'\n[plugins.two]\n")
+    new = config("[plugins.one]\nfile = 'b'\n[plugins.three]\n")
+    now = applied(old, new)
+    assert changed(old, now) == ("plugins.one",)
+    assert changed(now, new) == ("plugins.two", "plugins.three")

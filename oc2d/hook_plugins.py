@@ -1,0 +1,105 @@
+"""The life of plugins that bring hooks: their tables, their start, reload and end.
+
+The hooks of requests are called by the engine; what is here runs on the main thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import structlog
+
+from oc2d.errors import ConfigError, Oc2dError, PluginError, Problem
+from oc2d.hookspecs import Place
+from oc2d.plugins import HookPlugin, Registry
+
+__all__ = ["Tables", "parse_tables", "reload_hooks", "start_hooks", "stop_hooks", "takes_table"]
+
+_log = structlog.get_logger("oc2d.daemon")
+PLUGIN_RELOAD_FAILED = "plugin_reload_failed"
+PLUGIN_STOP_FAILED = "plugin_stop_failed"
+_PARSE, _CONFIGURE, _STOP = "oc2d_parse_config", "oc2d_configure", "oc2d_stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What the plugins made of `[plugins.<name>]`, by the names of their entry points."""
+
+    configs: Mapping[str, Any]
+    problems: tuple[Problem, ...]
+
+
+def takes_table(plugin: HookPlugin) -> bool:
+    """Tell whether a plugin is on only when its table is there."""
+    return _PARSE in plugin.functions
+
+
+def parse_tables(tables: Mapping[str, Mapping[str, Any]], plugins: Sequence[HookPlugin]) -> Tables:
+    """Have each plugin read its table; every mistake is reported with its TOML path."""
+    known = {plugin.source.entry_point: plugin for plugin in plugins if takes_table(plugin)}
+    configs: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, table in tables.items():
+        if name not in known:
+            near = get_close_matches(name, list(known), 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            problem = f"no installed plugin has this name and takes a table{hint}"
+            problems.append(Problem(f"plugins.{name}", problem))
+            continue
+        try:
+            configs[name] = known[name].call(_PARSE, table=table)
+        except ConfigError as error:
+            problems += _placed(name, error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - any plugin, any error
+            said = f"the plugin {known[name].source} failed on this table: {error!r}"
+            problems.append(Problem(f"plugins.{name}", said))
+    return Tables(configs, tuple(problems))
+
+
+def _placed(name: str, error: ConfigError) -> Iterator[Problem]:
+    for problem in error.problems:
+        path = f"plugins.{name}.{problem.path}" if problem.path else f"plugins.{name}"
+        yield Problem(path, problem.message)
+
+
+def start_hooks(registry: Registry, configs: Mapping[str, Any], place: Place) -> None:
+    """Leave out the plugins that have no table, and start the others; raise `Oc2dError`."""
+    for plugin in registry.hooks:
+        name = plugin.source.entry_point
+        if takes_table(plugin) and name not in configs:
+            registry.manager.unregister(name=plugin.name)
+            continue
+        try:
+            plugin.call(_CONFIGURE, config=configs.get(name), place=place)
+        except Oc2dError:
+            raise
+        except Exception as error:
+            raise PluginError(f"the plugin {plugin.source} did not start: {error}") from error
+
+
+def reload_hooks(registry: Registry, configs: Mapping[str, Any], place: Place) -> None:
+    """Give the plugins that are on their new configuration; what they raise is logged."""
+    for plugin in _running(registry):
+        name = plugin.source.entry_point
+        if takes_table(plugin) and name not in configs:
+            continue  # its table is gone: a restart ends it, as `changed` says
+        try:
+            plugin.call(_CONFIGURE, config=configs.get(name), place=place)
+        except Exception:  # noqa: BLE001 - any plugin, any error
+            _log.exception(PLUGIN_RELOAD_FAILED, plugin=str(plugin.source))
+
+
+def stop_hooks(registry: Registry) -> None:
+    """Tell the plugins that are on that it is over."""
+    for plugin in _running(registry):
+        try:
+            plugin.call(_STOP)
+        except Exception:  # noqa: BLE001 - any plugin, any error
+            _log.exception(PLUGIN_STOP_FAILED, plugin=str(plugin.source))
+
+
+def _running(registry: Registry) -> list[HookPlugin]:
+    return [plugin for plugin in registry.hooks if registry.manager.has_plugin(plugin.name)]

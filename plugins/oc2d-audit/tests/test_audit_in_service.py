@@ -1,0 +1,88 @@
+"""The audit log of a running daemon, over a real broker."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.consumer import command, hosts, query
+from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def make_broker_host(tmp_path_factory):
+    yield from hosts(tmp_path_factory)
+
+
+@pytest.fixture
+def zulu(make_broker_host, tmp_path):
+    host = make_broker_host(isolated=False)
+    made = host.consumer(
+        "zulu",
+        **{
+            "actuators_x-log": {},
+            "plugins.audit": {"file": str(tmp_path / "audit.log")},
+        },
+    )
+    made.audit = tmp_path / "audit.log"
+    return made.start()
+
+
+def verify(zulu):
+    head = Path(zulu.tables["state"]["directory"]) / "audit.head"
+    done = subprocess.run(
+        [sys.executable, "-m", "oc2d_audit", "verify", zulu.audit, "--head", head],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def test_each_decision_is_a_line_and_a_kill_leaves_a_whole_log(zulu):
+    soc = zulu.host.producer()
+    net = {"ipv4_net": "198.51.100.7"}
+    asked = [
+        (command("deny", net), 200),
+        (command("allow", net, slpf={"direction": "ingress"}), 501),
+        (query("pairs"), 200),
+        (command("deny", {"ipv4_net": "nonsense"}), 400),
+    ]
+    ids = [soc.ask(one, request_id=f"r{number}") for number, (one, _) in enumerate(asked)]
+    assert [reply.status for reply in ids] == [status for _, status in asked]
+    soc.ask(asked[0][0], request_id="r0")
+    for number in range(200):
+        soc.send(command("deny", net), request_id=f"k{number}")
+    wait_until(lambda: len(zulu.audit.read_text().splitlines()) > 50)
+    zulu.kill()
+    code, said = verify(zulu)
+    assert (code, said[:3]) == (0, "ok:"), said
+    zulu.start()
+    soc.wait("k199")
+    told = zulu.told()["plugins"][0]["audit"]
+    assert zulu.stop() == 0
+    code, said = verify(zulu)
+    assert (code, said.count("did not end in order")) == (0, 1), said
+    records = [json.loads(line) for line in zulu.audit.read_text().splitlines()]
+    decided = [one for one in records if one["event"] == "decision"]
+    assert [(one["request_id"], one["status"]) for one in decided[:3]] == [
+        ("r0", 200),
+        ("r1", 501),
+        ("r2", 200),
+    ]
+    assert len({one["request_id"] for one in decided}) == len(decided)
+    assert told.items() >= {"error": None, "unwritten": 0}.items()
+    assert told["hash"] in {one["hash"] for one in records}
+
+
+def test_a_log_that_cannot_be_opened_ends_the_start(zulu):
+    zulu.stop()
+    zulu.audit.unlink()
+    zulu.audit.mkdir()
+    zulu.launch()
+    assert zulu.wait() == 1
+    assert "audit.log: Is a directory" in zulu.log.read_text()

@@ -1,0 +1,75 @@
+"""slpf's engine as pf uses it: rules are put in by place and key, and taken out by key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import TypeAlias
+
+from oc2d.actuator import Command, Response
+from oc2d.errors import Failed, Refusal
+from oc2d.language.values import DomainName
+from oc2d.language.vocabulary import Action
+from oc2d_pf import language
+from oc2d_pf.language import NOT_REMOVED, Args
+from oc2d_pf.store import Row
+from oc2d_slpf import Slpf
+from oc2d_slpf.specifiers import Specifiers
+
+__all__ = ["Asked", "Engine"]
+
+#: A command of slpf.
+Asked: TypeAlias = Command
+
+
+class Engine(Slpf):
+    """An `Slpf` that nobody commands but pf."""
+
+    def ask(self, commands: Sequence[Asked]) -> Sequence[Response | Refusal]:
+        """Carry out commands in one transaction."""
+        return self.execute_many(commands) if commands else []
+
+    def rules(self, row: Row, command: Command) -> list[Asked]:
+        """Return the commands that put a rule of pf in force, one for each of its slots."""
+        targets = dict(enumerate(language.engine_targets(command)))
+        made = []
+        for slot, (key, address) in row.slots.items():
+            name, target = language.host_target(ip_address(address)) if address else targets[slot]
+            number = language.engine_number(row.number, slot)
+            plain = replace(command, specifiers=Specifiers(), reserved=None, notes=())
+            args = language.engine_args(command.args, number)
+            made.append(replace(plain, key=key, target_name=name, target=target, args=args))
+        return made
+
+    def put_in(self, row: Row, slots: Mapping[int, tuple[str, str]]) -> set[int]:
+        """Put addresses of a name in force; return the slots that are refused.
+
+        Raises `Failed` when the packet filter does not take them.
+        """
+        args = language.read_args(row.args)
+        target = DomainName(row.target)
+        command = Command(row.key, row.producer, Action(row.action), row.target_name, target, args)
+        asked = self.rules(replace(row, slots=slots), command)
+        refused = set()
+        for slot, answer in zip(slots, self.ask(asked), strict=True):
+            if isinstance(answer, Failed):
+                raise answer
+            if isinstance(answer, Refusal):
+                refused.add(slot)
+        return refused
+
+    def present(self, slots: Mapping[int, tuple[str, str]]) -> dict[int, tuple[str, str]]:
+        """Return the slots whose rules are there."""
+        return {
+            n: slot for n, slot in slots.items() if self._rules.store.by_key(slot[0]) is not None
+        }
+
+    def withdraw(self, slots: Mapping[int, tuple[str, str]]) -> None:
+        """Take out what these keys put in, as far as it is there; raises `Failed`."""
+        for key, _ in self.present(slots).values():
+            try:
+                self.revert(Command(key, None, Action.DELETE, "slpf:rule_number", 0, Args()))
+            except Failed as failed:
+                said = failed.text.partition(": ")[2]
+                raise Failed(f"{NOT_REMOVED}: {said}") from None

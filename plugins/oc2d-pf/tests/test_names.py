@@ -1,0 +1,95 @@
+"""Names looked up at a real name server, and looked up again in time."""
+
+from __future__ import annotations
+
+import queue
+import socket
+from ipaddress import ip_address
+
+import dns.resolver
+import pytest
+
+from oc2d_pf import names
+from oc2d_pf.names import Answer, LookUpError, look_up
+from oc2d_pf.refresh import Refresher
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def zone(make_zone, monkeypatch):
+    listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listening.bind(("127.0.0.1", 0))
+    made = make_zone(listening)
+
+    class Resolver(dns.resolver.Resolver):
+        def __init__(self):
+            super().__init__(configure=False)
+            self.nameservers, self.port = ["127.0.0.1"], listening.getsockname()[1]
+
+    monkeypatch.setattr(dns.resolver, "Resolver", Resolver)
+    return made
+
+
+@pytest.mark.req("PF-22")
+def test_both_families_are_looked_up_and_the_shortest_time_counts(zone):
+    zone.records["www.example.com"] = (300, ("192.0.2.2", "192.0.2.1", "2001:db8::1"))
+    answer = look_up("www.example.com")
+    assert [str(one) for one in answer.addresses] == ["192.0.2.1", "192.0.2.2", "2001:db8::1"]
+    assert 290 < answer.lifetime <= 300
+    zone.aliases["alias.example.com"] = (30, "www.example.com")
+    answer = look_up("alias.example.com.")
+    assert len(answer.addresses) == 3
+    assert 20 < answer.lifetime <= 30
+
+
+@pytest.mark.req("PF-22")
+@pytest.mark.parametrize(("told", "believed"), [(0, 5), (604_800, 86_400)])
+def test_times_to_live_have_bounds(zone, told, believed):
+    zone.records["www.example.com"] = (told, ("192.0.2.1",))
+    assert abs(look_up("www.example.com").lifetime - believed) < 1
+
+
+@pytest.mark.req("PF-23", "PF-24")
+def test_what_is_no_traffic_of_a_name_is_left_out(zone, monkeypatch):
+    assert look_up("nobody.example.com") == Answer((), 60)
+    odd = ("127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.1.1")  # noqa: S104 - an answer
+    odd6 = ("::1", "::", "ff02::1", "fe80::1", "::ffff:10.0.0.1")
+    zone.records["odd.example.com"] = (300, odd + odd6)
+    assert look_up("odd.example.com") == Answer((), 60)
+    zone.records["odd.example.com"] = (300, (*odd, *odd6, "10.0.0.1"))
+    assert look_up("odd.example.com").addresses == (ip_address("10.0.0.1"),)
+    monkeypatch.setattr(names, "_PATIENCE", 0.3)
+    zone.mute = True
+    with pytest.raises(LookUpError):
+        look_up("odd.example.com")
+
+
+@pytest.mark.req("PF-22", "PF-23")
+def test_a_name_is_looked_up_when_its_time_is_over_and_not_when_its_rule_is_gone():
+    got, fail = queue.SimpleQueue(), set()
+
+    def ask(name):
+        if name in fail:
+            raise LookUpError("no")
+        return Answer((), 1.0)
+
+    refresher = Refresher(ask, lambda number, answer: got.put((number, answer)))
+    refresher.start()
+    refresher.watch(1, "one", 3600)
+    refresher.watch(2, "two", 0.1)
+    refresher.forget(3)
+    assert got.get(timeout=5)[0] == 2
+    fail.add("one")
+    refresher.watch(1, "one", 0)
+    wait_until(lambda: refresher.failing == {"one": "no"})
+    fail.clear()
+    refresher.watch(3, "three", 0.2)
+    refresher.forget(3)
+    refresher.watch(1, "one", 0)
+    assert got.get(timeout=5)[0] == 1
+    wait_until(lambda: not refresher.failing)
+    refresher.watch(4, "four", 0.3)
+    assert got.get(timeout=5)[0] == 4
+    refresher.stop()
+    refresher._thread.join(5)
+    assert not refresher._thread.is_alive()

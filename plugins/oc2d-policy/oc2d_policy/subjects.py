@@ -1,0 +1,84 @@
+"""What a target is about: the networks and the domain names in it, whatever its type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+
+from oc2d.language.command import Target
+from oc2d.language.targets import IPv4Connection, IPv6Connection
+
+__all__ = ["Network", "Subjects"]
+
+Network: TypeAlias = IPv4Network | IPv6Network
+_EVERYWHERE: dict[type, Network] = {
+    IPv4Connection: ip_network("0.0.0.0/0"),
+    IPv6Connection: ip_network("::/0"),
+}
+_MAPPED = IPv6Network("::ffff:0:0/96")
+# What stands in these is no address, even if it looks like one.
+_WITHOUT = frozenset({"artifact", "command", "features", "file", "mac_addr", "process"})
+
+
+class Subjects:
+    """The networks and names of one target; looked for when a rule asks."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    @cached_property
+    def networks(self) -> tuple[Network, ...]:
+        """The networks that are named; a connection that names none is about all of them."""
+        named = tuple(network for text in self._texts for network in _networks(text))
+        everywhere = _EVERYWHERE.get(type(self._target.value))
+        return (everywhere,) if everywhere is not None and not named else named
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """The names in lower case: a domain, the host of a URI, what is behind an @."""
+        hosts = (_host(text).rpartition("@")[2].rstrip(".").lower() for text in self._texts)
+        return tuple(host for host in hosts if "." in host and not list(_networks(host)))
+
+    @cached_property
+    def _texts(self) -> tuple[str, ...]:
+        """Every text of a typed target or a tree of a profile."""
+        if self._target.name in _WITHOUT:
+            return ()
+        found: list[str] = []
+        waiting = [msgspec.to_builtins(self._target.value, enc_hook=str)]
+        while waiting:
+            one = waiting.pop()
+            if isinstance(one, str):
+                found.append(one)
+            elif isinstance(one, dict):
+                waiting += one.values()
+            elif isinstance(one, list | tuple):
+                waiting += one
+        return tuple(found)
+
+
+def _networks(text: str) -> Iterator[Network]:
+    """Read an address or a network; an IPv4 address inside of an IPv6 one counts as both."""
+    try:
+        network = ip_network(_host(text).strip("[]"), strict=False)
+    except ValueError:
+        return
+    yield network
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        address = network.network_address.packed[12:]
+        yield IPv4Network((address, network.prefixlen - _MAPPED.prefixlen))
+
+
+def _host(text: str) -> str:
+    """Find the host of a URI; other text is taken as it is."""
+    if "://" not in text:
+        return text
+    try:
+        return urlsplit(text).hostname or text
+    except ValueError:
+        return text

@@ -1,0 +1,98 @@
+"""Plugins of hooks with a table of their own: checked, started, reloaded, stopped."""
+
+from __future__ import annotations
+
+import pytest
+import structlog.testing
+
+from oc2d.errors import PluginError
+from oc2d.hook_plugins import parse_tables, reload_hooks, start_hooks, stop_hooks
+from oc2d.hookspecs import Place
+from oc2d.plugins import discover
+
+CODE = """
+from oc2d.errors import ConfigError, Problem
+from oc2d.hookspecs import hookimpl
+
+class Hooks:
+    said = []
+
+    @hookimpl
+    def oc2d_parse_config(self, table):
+        if "odd" in table:
+            raise ConfigError((Problem("odd", "is odd"), Problem("", "all of it")))
+        return table["answer"]
+
+    @hookimpl
+    def oc2d_configure(self, config, place):
+        if config == 13:
+            raise OSError("no luck")
+        self.said.append((config, place.device_id))
+
+    @hookimpl
+    def oc2d_stop(self):
+        self.said.append("stop")
+
+    @hookimpl
+    def oc2d_status(self):
+        return {"said": len(self.said)}
+
+Plugin = Hooks()
+"""
+
+
+@pytest.fixture
+def registry(install):
+    install("acme-hooks", CODE, entry="acme")
+    return discover()
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place("fw-7", tmp_path, tmp_path)
+
+
+def said(registry):
+    (plugin,) = [one for one in registry.hooks if one.source.entry_point == "acme"]
+    return plugin.functions["oc2d_stop"].plugin.said
+
+
+def test_mistakes_in_a_table_are_told_with_their_path(registry):
+    tables = {"acme": {"odd": 1}, "acne": {}, "nobody": {}}
+    found = parse_tables(tables, registry.hooks)
+    assert found.configs == {}
+    assert [problem.path for problem in found.problems] == [
+        "plugins.acme.odd",
+        "plugins.acme",
+        "plugins.acne",
+        "plugins.nobody",
+    ]
+    assert "did you mean acme?" in found.problems[2].message
+    assert "did you mean" not in found.problems[3].message
+    (problem,) = parse_tables({"acme": {}}, registry.hooks).problems
+    assert problem.path == "plugins.acme"
+    assert "acme-hooks 1.2 (acme) failed on this table: KeyError" in problem.message
+
+
+def test_a_plugin_is_given_its_configuration_at_start_and_at_each_reload(registry, place):
+    start_hooks(registry, {"acme": 42}, place)
+    reload_hooks(registry, {"acme": 43}, place)
+    reload_hooks(registry, {}, place)
+    with structlog.testing.capture_logs() as entries:
+        reload_hooks(registry, {"acme": 13}, place)
+    assert [entry["event"] for entry in entries] == ["plugin_reload_failed"]
+    stop_hooks(registry)
+    assert said(registry) == [(42, "fw-7"), (43, "fw-7"), "stop"]
+
+
+def test_a_plugin_that_cannot_start_ends_the_start(registry, place):
+    with pytest.raises(PluginError, match=r"acme-hooks .* did not start: no luck"):
+        start_hooks(registry, {"acme": 13}, place)
+
+
+def test_a_plugin_without_its_table_is_not_called_at_all(registry, place):
+    start_hooks(registry, {}, place)
+    reload_hooks(registry, {"acme": 43}, place)
+    stop_hooks(registry)
+    assert said(registry) == []
+    assert registry.manager.hook.oc2d_status() == []
