@@ -1,6 +1,6 @@
 """Measure how fast oc2d carries out commands, over MQTT only; prints a table.
 
-.venv/bin/python bench/commands.py [--windows N …] [--rules N] [--against TREE] [--quick]
+.venv/bin/python bench/commands.py [--windows N …] [--against TREE] [--quick]
 
 Runs in a network namespace of its own, so it needs root; see README.md for what each row means.
 `--against` measures the oc2d of another checkout in the same rounds.
@@ -13,6 +13,7 @@ import contextlib
 import ipaddress
 import itertools
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ def measure(options: argparse.Namespace, directory: Path) -> None:
     rounds, seconds = (2, 1.0) if options.quick else (options.rounds, options.seconds)
     windows = options.windows or ([64] if options.quick else [1, 16, 64, 1000])
     with contextlib.ExitStack() as stack:
-        stack.enter_context(machine.broker(directory))
+        stack.enter_context(machine.broker(directory, tls=True))
         rows = everybody(options, directory, stack)
         for row in rows:
             machine.until_answered(row.topic.rpartition("/")[2])
@@ -80,19 +81,25 @@ def measure(options: argparse.Namespace, directory: Path) -> None:
             for _ in range(rounds):
                 for row in rows:
                     row.measure(wire, seconds, window)
-        if options.rules:
-            check("load", closed_loop(wire, kernel.topic, deny, count=options.rules))
-            name = f"  the same, {options.rules} rules more"
-            rows.append(Row(name, kernel.topic, deny, kernel.pid))
-            for _ in range(rounds):
-                rows[-1].measure(wire, seconds, 64)
         for window in windows:
-            show(window, [row for row in rows if window in row.rates])
-        rules = options.rules + sum(row.answers for row in rows if row.topic == kernel.topic)
+            show(window, rows)
         grown = resident(kernel.pid)
         print(
-            f"\nresident: {empty / 1e6:.1f} MB first, {grown / 1e6:.1f} MB after {rules} commands"
+            f"\nresident: {empty / 1e6:.1f} MB first,"
+            f" {grown / 1e6:.1f} MB after {kernel.answers} commands"
         )
+
+
+def c_echo(directory: Path) -> Path | None:
+    """Build the echo in C, where that can be."""
+    binary = directory / "echo"
+    command = ["cc", "-O2", "-o", str(binary), str(ROOT / "bench/echo.c"), "-lmosquitto"]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        print("C echo: left out; it needs a C compiler and libmosquitto-dev")
+        return None
+    return binary
 
 
 def everybody(
@@ -105,6 +112,9 @@ def everybody(
         command = (sys.executable, ROOT / "bench/echo.py", name, str(PORT))
         pid = stack.enter_context(machine.running(*command, **QUIET)).pid
         rows.append(Row(title, f"oc2/cmd/device/{name}", query, pid))
+    if binary := c_echo(directory):
+        pid = stack.enter_context(machine.running(binary, str(PORT), **QUIET)).pid
+        rows.append(Row("C echo, libmosquitto", "oc2/cmd/device/c", query, pid))
     trees = {"": ROOT} | ({"other ": options.against} if options.against else {})
     for mark, tree in trees.items():
         name = f"{mark.strip()}dry"
@@ -114,6 +124,10 @@ def everybody(
             Row(f"{mark}oc2d query features, CBOR", topic, query_in_cbor, pid, "cbor"),
             Row(f"{mark}oc2d deny, dry-run", topic, deny, pid),
         ]
+    pid = consumer(stack, directory, "tls", "dry-run", tls=True)
+    for plain in [row for row in rows if row.topic == "oc2/cmd/device/dry"]:
+        name, topic = f"{plain.name}, TLS", "oc2/cmd/device/tls"
+        rows.append(Row(name, topic, plain.command, pid, plain.encoding))
     pid = consumer(stack, directory, "kernel", "nftables")
     return [*rows, Row("oc2d deny, in the kernel", "oc2/cmd/device/kernel", deny, pid)]
 
@@ -135,9 +149,8 @@ def show(window: int, rows: list[Row]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
+    parser.add_argument("--seconds", type=float, default=1.2, help="length of each measurement")
     parser.add_argument("--windows", type=int, nargs="*", help="commands unanswered at a time")
-    parser.add_argument("--rules", type=int, default=0, help="rules to load before a last row")
     parser.add_argument("--against", type=Path, help="another checkout to compare with")
     machine.main(measure, parser)
 

@@ -17,12 +17,14 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wire import Wire, closed_loop
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 1883
 BROKER = f"""\
+user root
 listener {PORT} 127.0.0.1
 allow_anonymous true
 persistence false
@@ -30,17 +32,25 @@ max_inflight_messages 0
 max_queued_messages 0
 set_tcp_nodelay true
 """
+TLS_PORT = 8883
+TLS_LISTENER = f"""\
+listener {TLS_PORT} 127.0.0.1
+certfile {{directory}}/broker.pem
+keyfile {{directory}}/broker.key
+"""
 CONSUMER = """\
 device_id = "{name}"
 [broker]
 host = "127.0.0.1"
-tls = false
+{broker}
 [state]
 directory = "{directory}/state"
 runtime_directory = "{directory}/run"
 [actuators.slpf]
 backend = "{backend}"
+{more}
 """
+IMPORTS = "import oc2d.cli, oc2d.daemon, oc2d.logs, oc2d_slpf.nftables"
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
@@ -76,36 +86,73 @@ def running(*command: str | Path, **options: object) -> Iterator[subprocess.Pope
 
 
 @contextlib.contextmanager
-def broker(directory: Path) -> Iterator[None]:
+def broker(directory: Path, *, tls: bool = False) -> Iterator[int]:
+    """Run mosquitto; yields its process id. With `tls` it listens at `TLS_PORT` too."""
     config = directory / "mosquitto.conf"
-    config.write_text(BROKER)
-    with running("mosquitto", "-c", config, **QUIET):
+    config.write_text(BROKER + (TLS_LISTENER.format(directory=directory) if tls else ""))
+    if tls:
+        make_certificate(directory)
+    with running("mosquitto", "-c", config, **QUIET) as process:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with contextlib.suppress(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", PORT)).close()
-                yield
+                yield process.pid
                 return
             time.sleep(0.02)
         raise SystemExit("mosquitto does not listen")
 
 
-def oc2d_command(directory: Path, name: str, backend: str) -> list[str]:
+def make_certificate(directory: Path) -> None:
+    """Make `broker.pem`, which is its own authority, and `broker.key`."""
+    key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout broker.key"
+    name = "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 -days 2 -out broker.pem"
+    command = ["openssl", "req", "-x509", *key.split(), *name.split()]
+    subprocess.run(command, check=True, cwd=directory, **QUIET)
+    (directory / "broker.key").chmod(0o644)  # mosquitto reads it as a user of its own
+
+
+def oc2d_command(
+    directory: Path, name: str, backend: str, *, tls: bool = False, more: str = ""
+) -> list[str]:
+    """Configure a Consumer below `directory`; `more` are lines of `[actuators.slpf]` and further
+    tables."""
     for part in ("state", "run"):
         (directory / name / part).mkdir(parents=True, exist_ok=True)
     file = directory / name / "oc2d.toml"
-    file.write_text(CONSUMER.format(name=name, directory=directory / name, backend=backend))
+    link = f'ca_file = "{directory}/broker.pem"' if tls else "tls = false"
+    own = directory / name
+    file.write_text(
+        CONSUMER.format(name=name, broker=link, directory=own, backend=backend, more=more)
+    )
     return [sys.executable, "-m", "oc2d", "--config", str(file), "--foreground"]
 
 
-def consumer(
-    stack: contextlib.ExitStack, directory: Path, name: str, backend: str, tree: Path = ROOT
+def environment(*path: Path, tree: Path = ROOT) -> dict[str, str]:
+    """Where the modules of a checkout are; compiled once, as those of an installed oc2d are."""
+    parts = (".", "plugins/oc2d-slpf", "plugins/oc2d-log")
+    found = {key: text for key, text in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {
+        **found,
+        "PYTHONPATH": ":".join(map(str, [*(tree / part for part in parts), *path])),
+        "PYTHONPYCACHEPREFIX": str(ROOT / "build/bench-bytecode"),
+    }
+
+
+def consumer(  # noqa: PLR0913 - what makes one Consumer another
+    stack: contextlib.ExitStack,
+    directory: Path,
+    name: str,
+    backend: str,
+    tree: Path = ROOT,
+    *,
+    path: Sequence[Path] = (),
+    **options: Any,  # those of `oc2d_command`
 ) -> int:
     """Start an oc2d of this checkout, or of another one; returns its process id."""
-    path = ":".join(str(tree / part) for part in (".", "plugins/oc2d-slpf", "plugins/oc2d-log"))
-    command = oc2d_command(directory, name, backend)
-    environment = {**os.environ, "PYTHONPATH": path}
-    return stack.enter_context(running(*command, env=environment, cwd=tree, **QUIET)).pid
+    command = oc2d_command(directory, name, backend, **options)
+    known = environment(*path, tree=tree)
+    return stack.enter_context(running(*command, env=known, cwd=tree, **QUIET)).pid
 
 
 def until_answered(name: str) -> None:
@@ -121,8 +168,9 @@ def until_answered(name: str) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Processor time of the threads that live, to the nanosecond: proc's own counts hundredths."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def resident(pid: int) -> int:
@@ -147,7 +195,7 @@ def table(title: str, figures: Sequence[Figure], limit: str) -> None:
     for figure in figures:
         middle = statistics.median(figure.values)
         spread = f"{middle:.4g} ({min(figure.values):.4g}-{max(figure.values):.4g})"
-        ratio = f"{middle / statistics.median(figure.baseline):7.2f}" if figure.baseline else ""
+        ratio = f"{middle / statistics.median(figure.baseline):7.3g}" if figure.baseline else ""
         print(f"{figure.name:40} {spread:>26} {ratio:>7} {figure.unit} {figure.note}".rstrip())
     print(f"limit: {limit}", flush=True)
     if path := os.environ.get("OC2D_BENCH_JSON"):
@@ -157,13 +205,19 @@ def table(title: str, figures: Sequence[Figure], limit: str) -> None:
 
 
 def main(
-    measure: Callable[[argparse.Namespace, Path], None], parser: argparse.ArgumentParser
+    measure: Callable[[argparse.Namespace, Path], None],
+    parser: argparse.ArgumentParser,
+    before: Callable[[argparse.Namespace], None] = lambda _: None,
 ) -> None:
-    """Run `measure` in namespaces of its own, in a directory on the disk of the checkout."""
+    """Run `measure` in namespaces of its own, in a directory on the disk of the checkout.
+
+    `before` runs outside of them, where there is a network.
+    """
     parser.add_argument("--quick", action="store_true", help="few and short rounds")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.inside:
+        before(options)
         command = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
         os.execvp(command[0], [*command, sys.executable, *sys.argv, "--inside"])  # noqa: S606
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -173,6 +227,8 @@ def main(
     kind = subprocess.check_output(["stat", "-f", "-c", "%T", directory], text=True).strip()
     load = os.getloadavg()[0]
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, load {load:.1f}, {kind}")
+    # what is compiled here is there for every Consumer, as in an installed oc2d
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True, env=environment())
     try:
         measure(options, directory)
     finally:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 __all__ = [
     "ActuatorTable",
@@ -19,8 +20,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broker:
+class Broker(msgspec.Struct, frozen=True, kw_only=True):
     """`[broker]`: the link. Paths are absolute; `password_file` is resolved when it is read."""
 
     host: str
@@ -44,16 +44,14 @@ class Broker:
     accept_retained: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class State(msgspec.Struct, frozen=True, kw_only=True):
     """`[state]`: where things are kept; the defaults are right under systemd."""
 
     directory: Path = Path("/var/lib/oc2d")
     runtime_directory: Path = Path("/run/oc2d")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """`[limits]`: bytes, counts, commands per minute, seconds."""
 
     payload: int = 262144
@@ -65,8 +63,7 @@ class Limits:
     interim_after: float = 10.0  # seconds until a 102 tells that a command still runs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """`[policy]`: who may command, how old a command may be, which actuator first."""
 
     producers: tuple[str, ...] | None = None
@@ -75,8 +72,7 @@ class Policy:
     report_after_ack: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compat:
+class Compat(msgspec.Struct, frozen=True, kw_only=True):
     """`[compat]`: how to treat what deployed software sends (AMB-8, AMB-30, AMB-31)."""
 
     bare_command: bool = False
@@ -84,26 +80,23 @@ class Compat:
     strict_cidr: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metrics:
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     """`[metrics]`: where a monitor of this host may ask; None: nowhere."""
 
     listen: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActuatorTable:
+class ActuatorTable(msgspec.Struct, frozen=True, kw_only=True):
     """`[actuators.<nsid>]`: the core's keys, and the rest for the plugin to parse."""
 
     name: str
     enabled: bool = True
     required: bool = True
     timeout: float = 60.0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The whole configuration, checked."""
 
     device_id: str
@@ -115,5 +108,5 @@ class Config:
     policy: Policy = Policy()
     compat: Compat = Compat()
     metrics: Metrics = Metrics()
-    actuators: Mapping[str, ActuatorTable] = field(default_factory=dict)
-    plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    actuators: Mapping[str, ActuatorTable] = msgspec.field(default_factory=dict)
+    plugins: Mapping[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)

@@ -1,12 +1,15 @@
 """The table of all configuration keys: kind, default and meaning, for the loader and the reference.
 
-The defaults are those of the dataclasses in `oc2d.config`, so that they stand in one place only.
+The defaults are those of the structures in `oc2d.config`, so that they stand in one place only.
 """
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+
+import msgspec
 
 from oc2d.config import ActuatorTable, Broker, Compat, Config, Limits, Metrics, Policy, State
 from oc2d.config_kinds import (
@@ -48,15 +51,14 @@ _LONGEST_QUEUE = 10_000  # each may have four responses on their way, of 60 000 
 _FOUR_BYTES = 4_294_967_295  # MQTT 5.0, 3.1.2.11.2
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One key: its TOML path, what it may hold, what it means; `attribute` of the dataclass."""
+class Key(msgspec.Struct, frozen=True):
+    """One key: its TOML path, what it may hold, what it means; `attribute` of the structure."""
 
     path: str
     kind: Kind
     meaning: str
     unset: str = ""
-    """What happens without the key, where the dataclass cannot tell."""
+    """What happens without the key, where the structure cannot tell."""
     attribute: str = ""
 
     @property
@@ -71,13 +73,13 @@ class Key:
 
     @property
     def field(self) -> str:
-        """The attribute of the section's dataclass."""
+        """The attribute of the section's structure."""
         return self.attribute or self.name
 
     @property
     def required(self) -> bool:
         """Whether the file must have it."""
-        return not self.unset and self._default is MISSING
+        return not self.unset and self._default is msgspec.NODEFAULT
 
     @property
     def default(self) -> str:
@@ -97,7 +99,15 @@ class Key:
 
     @property
     def _default(self) -> object:
-        return next(f.default for f in fields(SECTIONS[self.section]) if f.name == self.field)
+        return _defaults(SECTIONS[self.section]).get(self.field, msgspec.NODEFAULT)
+
+
+@cache
+def _defaults(section: type[msgspec.Struct]) -> Mapping[str, object]:
+    """Find the defaults; `msgspec.structs.fields` would evaluate annotations, at each start."""
+    values = section.__struct_defaults__
+    names = section.__struct_fields__
+    return dict(zip(names[len(names) - len(values) :], values, strict=True))
 
 
 _NAME = "a string that is one legal topic level: no `/`, `+`, `#`"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
+
+import msgspec
 
 __all__ = [
     "Choice",
@@ -69,8 +70,7 @@ def _wrong(expected: str, value: object) -> ValueError:
     return ValueError(f"expected {expected}, found {found(value)}")
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(msgspec.Struct, frozen=True):
     """A boolean."""
 
     def parse(self, value: object, _base: Path) -> bool:
@@ -82,8 +82,7 @@ class Flag:
         return "true or false"
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(msgspec.Struct, frozen=True):
     """A whole number in a range; a boolean is none."""
 
     low: int = 1
@@ -102,8 +101,7 @@ class Whole:
         return f"a whole number from {self.low} to {self.high}"
 
 
-@dataclass(frozen=True, slots=True)
-class Seconds:
+class Seconds(msgspec.Struct, frozen=True):
     """A positive length of time; fractions are allowed."""
 
     def parse(self, value: object, _base: Path) -> float:
@@ -117,8 +115,7 @@ class Seconds:
         return "seconds, more than 0"
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """One of a few values, of the same type."""
 
     choices: Sequence[str | int]
@@ -134,8 +131,7 @@ class Choice:
         return " or ".join([", ".join(shown[:-1]), shown[-1]])
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(msgspec.Struct, frozen=True):
     """A string; `check` says what is wrong with it."""
 
     check: _Check
@@ -152,19 +148,16 @@ class Text:
         return self.words
 
 
-@dataclass(frozen=True, slots=True)
-class Namespace(Text):
+class Namespace(Text, frozen=True):
     """A prefix of topics."""
 
     def parse(self, value: object, base: Path) -> str:
-        # DESIGN 2: one trailing slash is dropped; alone it would be an empty level. Slots and a
-        # zero-argument super() do not go together before Python 3.14.
+        # DESIGN 2: one trailing slash is dropped; alone it would be an empty level.
         whole = value.removesuffix("/") if isinstance(value, str) and value != "/" else value
-        return Text.parse(self, whole, base)
+        return super().parse(whole, base)
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
+class Texts(msgspec.Struct, frozen=True):
     """A list of distinct strings, each checked; `least` is how many there must be."""
 
     check: _Check
@@ -193,8 +186,7 @@ class Texts:
         return self.words
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(msgspec.Struct, frozen=True):
     """A path, made absolute."""
 
     words: ClassVar[str] = "a path; a relative one starts at the directory of this file"
@@ -210,8 +202,7 @@ class File:
         return self.words
 
 
-@dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(msgspec.Struct, frozen=True):
     """A path, or a bare name: the systemd credential of that name, found when it is read."""
 
     def parse(self, value: object, base: Path) -> str:

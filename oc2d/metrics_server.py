@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import selectors
 import socket
 import socketserver
 import threading
@@ -47,16 +48,18 @@ class MetricsServer:
                 f"metrics.listen: cannot listen on {self._listen}: {error.strerror or error}"
             ) from error
         self._undo.callback(server.server_close)
-        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        wake, waker = socket.socketpair()
+        self._undo.enter_context(wake)
+        thread = threading.Thread(target=_serve, args=(server, wake), name="metrics", daemon=True)
         thread.start()
         self._undo.callback(thread.join)
-        self._undo.callback(server.shutdown)
+        self._undo.enter_context(waker)
 
     def stop(self) -> None:
         """Stop answering."""
         self._undo.close()
 
-    def _make(self) -> socketserver.BaseServer:
+    def _make(self) -> socketserver.TCPServer:
         handler = _handler(self._tell)
         if self._listen.startswith("unix:"):
             path = Path(self._listen.removeprefix("unix:"))
@@ -81,10 +84,21 @@ class _Quiet(socketserver.BaseServer):
 class _TcpServer(_Quiet, socketserver.TCPServer):
     allow_reuse_address = True
     request_queue_size = 16
+    timeout = 0  # of `handle_request`: a client is there when it is called
 
 
 class _UnixServer(_Quiet, socketserver.UnixStreamServer):
     request_queue_size = 16
+    timeout = 0
+
+
+def _serve(server: socketserver.TCPServer, wake: socket.socket) -> None:
+    """Answer until the other end of `wake` is closed; `serve_forever` would look twice a second."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
+        selector.register(wake, selectors.EVENT_READ)
+        while all(key.fileobj is not wake for key, _ in selector.select()):
+            server.handle_request()
 
 
 def _hang_up(client: socket.socket) -> None:

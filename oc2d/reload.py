@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from oc2d.config import ActuatorTable, Config
 from oc2d.config_keys import KEYS

@@ -99,16 +99,16 @@ def its_pairs_are_told_truly(trial: Trial) -> None:
 @rule("LANG-31", "LANG-40", "ACT-4")
 def samples_are_answered_as_said(trial: Trial) -> None:
     """Each sample gets its status; results are of `results_type` and the same in CBOR."""
-    kind = trial.actuator.results_type
+    kind = trial.subject.actuator.results_type
     for number, sample in enumerate(trial.subject.samples):
-        with Trial(trial.subject, trial.place(f"json{number}")) as one:
+        with trial.fresh(f"json{number}") as one:
             reply = one.carry_out(sample)
             one.no_faults(f"on {told(sample.command)}")
             for call in one.called("execute"):
                 results = getattr(call.result, "results", None)
                 fits = results is None or (kind is not None and isinstance(results, kind))
                 expect(fits, f"{sample} answered {type(results).__name__}, not `results_type`")
-        with Trial(trial.subject, trial.place(f"cbor{number}")) as one:
+        with trial.fresh(f"cbor{number}") as one:
             one.prepare(sample)
             other = one.host.command(sample.command, encoding="cbor")
             same = (other.status, other.text) == (reply.status, reply.text)
@@ -184,7 +184,7 @@ def it_answers_as_often_as_asked(trial: Trial) -> None:
     for number, sample in enumerate(_accepted(trial.subject)):
         states, seen = [], []
         for asked in ("complete", "ack", "none"):
-            with Trial(trial.subject, trial.place(f"{asked}{number}")) as one:
+            with trial.fresh(f"{asked}{number}") as one:
                 one.prepare(sample)
                 name = one.host.fresh_id()
                 command = sample.with_args(response_requested=asked)
@@ -227,7 +227,7 @@ def _idempotent(subject: Subject) -> str:
 def a_key_again_changes_nothing(trial: Trial) -> None:
     """`idempotent`: the same key again, after a kill too, is answered the same and does nothing."""
     for number, sample in enumerate(trial.subject.samples):
-        with Trial(trial.subject, trial.place(f"key{number}")) as one:
+        with trial.fresh(f"key{number}") as one:
             one.carry_out(sample)
             command = [*one.executed().values()][-1]
             (first, *_), before = _outcome(one, command), one.state()

@@ -48,7 +48,10 @@ class Call:
 
 
 class Trial:
-    """A subject in a directory of its own. A context manager: it ends what it started."""
+    """A subject in a directory of its own. A context manager: it ends what it started.
+
+    It begins to live when it is first looked at, and never beside another: devices have one host.
+    """
 
     def __init__(self, subject: Subject, directory: Path) -> None:
         self.subject = subject
@@ -62,26 +65,39 @@ class Trial:
         self.restored: object = None
         """What was in force when `restore` had returned."""
         self._lives = 0
-        self.host: ActuatorHost
-        self.actuator: Actuator
+        self._alive: tuple[ActuatorHost, Actuator] | None = None
+
+    @property
+    def host(self) -> ActuatorHost:
+        """The host in which it lives now."""
+        return (self._alive or self._live(self._directory / "life0"))[0]
+
+    @property
+    def actuator(self) -> Actuator:
+        """The actuator as it lives now."""
+        return (self._alive or self._live(self._directory / "life0"))[1]
+
+    def fresh(self, name: str) -> Trial:
+        """Return a trial of the same subject in another directory, after the end of this one."""
+        self._end()
+        return Trial(self.subject, self._directory / name)
 
     def __enter__(self) -> Trial:  # noqa: PYI034 - Self needs Python 3.11
-        self._live(self._directory / "life0")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._undo.close()
 
-    def _live(self, directory: Path) -> None:
+    def _live(self, directory: Path) -> tuple[ActuatorHost, Actuator]:
         kind = self.subject.actuator
         made = kind.create(kind.parse_config(self.table))
-        for one in made:
-            if one.profile == self.subject.nsid:
-                self.actuator = one
-        self._watch(self.actuator)
-        self.host = ActuatorHost(directory, *made, clock=self.clock)
-        self._undo.callback(self.host.stop)
-        self.host.start()
+        (actuator,) = (one for one in made if one.profile == self.subject.nsid)
+        self._watch(actuator)
+        host = ActuatorHost(directory, *made, clock=self.clock)
+        self._undo.callback(host.stop)
+        self._alive = host, actuator
+        host.start()
+        return self._alive
 
     def _watch(self, actuator: Actuator) -> None:
         for name in _WATCHED:
@@ -106,8 +122,9 @@ class Trial:
 
     def stop_and_start(self) -> None:
         """Stop in order, then start again with what is on the disk."""
+        directory = self.host.directory
         self._end()
-        self._live(self.host.directory)
+        self._live(directory)
 
     def kill_and_start(self, *, away: float = 0.0) -> None:
         """Start again with what a kill -9 would have left, after `away` seconds."""
@@ -118,11 +135,8 @@ class Trial:
         self._live(left)
 
     def _end(self) -> None:
+        self._alive = None
         self._undo.close()
-
-    def place(self, name: str) -> Path:
-        """Return a directory for another trial."""
-        return self._directory / name
 
     # -- what it does
 

@@ -29,7 +29,7 @@ def _deferred(subject: Subject) -> str:
 def the_end_of_a_window_undoes_the_command(trial: Trial) -> None:
     """What is in force after the end of a window is what was in force before it."""
     for number, sample in enumerate(trial.subject.taking("duration")):
-        with Trial(trial.subject, trial.place(f"window{number}")) as one:
+        with trial.fresh(f"window{number}") as one:
             one.prepare(sample)
             before = one.state()
             one.ask(sample, duration=_LONG)
@@ -48,14 +48,14 @@ def the_end_of_a_window_undoes_nothing_else(trial: Trial) -> None:
         for place, later in enumerate(samples):
             if later.timed or later.after or first.after:
                 continue
-            with Trial(trial.subject, trial.place(f"with{number}-{place}")) as one:
+            with trial.fresh(f"with{number}-{place}") as one:
                 one.ask(first, duration=_LONG)
                 if one.host.command(later.command).status != later.status:
                     continue  # not possible beside each other
                 one.host.advance(_OVER)
                 one.no_faults(f"at the end of the window of {first} after {later}")
                 found = one.state()
-            with Trial(trial.subject, trial.place(f"without{number}-{place}")) as one:
+            with trial.fresh(f"without{number}-{place}") as one:
                 one.ask(later)
                 wanted = one.state()
             expect(
@@ -69,7 +69,7 @@ def the_end_of_a_window_undoes_nothing_else(trial: Trial) -> None:
 def a_window_ends_no_lasting_command(trial: Trial) -> None:
     """A command for a time does not take back the same command that was given for ever."""
     for number, sample in enumerate(trial.subject.taking("duration")):
-        with Trial(trial.subject, trial.place(f"lasting{number}")) as one:
+        with trial.fresh(f"lasting{number}") as one:
             one.carry_out(sample)
             before = one.state()
             if one.host.command(sample.with_args(duration=_LONG)).status != sample.status:
@@ -129,7 +129,7 @@ def a_restart_changes_nothing(trial: Trial) -> None:
 def a_window_that_ended_meanwhile_does_not_come_back(trial: Trial) -> None:
     """What ends while the daemon is away is not in force for a moment after `restore`."""
     for number, sample in enumerate(trial.subject.taking("duration")):
-        with Trial(trial.subject, trial.place(f"away{number}")) as one:
+        with trial.fresh(f"away{number}") as one:
             one.prepare(sample)
             before = one.state()
             one.ask(sample, duration=_LONG)
@@ -149,7 +149,7 @@ def a_deferred_command_waits_for_its_start(trial: Trial) -> None:
     """With a `start_time` nothing happens before it; over a kill it is carried out all the same."""
     for number, sample in enumerate(trial.subject.taking("start_time")):
         for kill in (False, True):
-            with Trial(trial.subject, trial.place(f"later{number}{kill:d}")) as one:
+            with trial.fresh(f"later{number}{kill:d}") as one:
                 _defer(one, sample, kill=kill)
 
 

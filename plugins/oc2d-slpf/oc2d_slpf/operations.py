@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from oc2d_slpf.rules import Key, Shape, Verdict
 
@@ -46,46 +47,40 @@ def rank(number: int, verdict: Verdict) -> Rank:
     return 4 * number + RANKED.index(verdict)
 
 
-@dataclass(frozen=True, slots=True)
-class SetId:
+class SetId(msgspec.Struct, frozen=True):
     """One hash set: the rules of one shape in one tier."""
 
     tier: int
     shape: Shape
 
 
-@dataclass(frozen=True, slots=True)
-class MakeTier:
+class MakeTier(msgspec.Struct, frozen=True):
     """A new tier, empty and not yet consulted."""
 
     tier: int
 
 
-@dataclass(frozen=True, slots=True)
-class MakeSet:
+class MakeSet(msgspec.Struct, frozen=True):
     """A new empty set, not yet consulted."""
 
     id: SetId
 
 
-@dataclass(frozen=True, slots=True)
-class AddKeys:
+class AddKeys(msgspec.Struct, frozen=True):
     """Put these keys into a set; none of them is there."""
 
     id: SetId
     keys: tuple[Key, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DropKeys:
+class DropKeys(msgspec.Struct, frozen=True):
     """Take these keys out of a set; all of them are there."""
 
     id: SetId
     keys: tuple[Key, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Fill:
+class Fill(msgspec.Struct, frozen=True):
     """From now on the tier consults exactly these sets: a hit in any has its verdict."""
 
     tier: int
@@ -93,29 +88,25 @@ class Fill:
     shapes: tuple[Shape, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """From now on a packet is judged by these tiers, one after the other."""
 
     tiers: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DropSet:
+class DropSet(msgspec.Struct, frozen=True):
     """Remove a set that no tier consults any more."""
 
     id: SetId
 
 
-@dataclass(frozen=True, slots=True)
-class DropTier:
+class DropTier(msgspec.Struct, frozen=True):
     """Remove a tier that is no longer consulted."""
 
     tier: int
 
 
-@dataclass(frozen=True, slots=True)
-class MakeRanks:
+class MakeRanks(msgspec.Struct, frozen=True):
     """New empty ranked sets in a tier, not yet consulted, beside those that it has already.
 
     A ranked set says of each key a rule number and a verdict.
@@ -126,8 +117,7 @@ class MakeRanks:
     beside: tuple[Shape, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AddRanks:
+class AddRanks(msgspec.Struct, frozen=True):
     """Put these keys into a ranked set; none of them is there."""
 
     id: SetId
@@ -135,8 +125,7 @@ class AddRanks:
     ranks: tuple[Rank, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FillRanks:
+class FillRanks(msgspec.Struct, frozen=True):
     """From now on the tier consults exactly these ranked sets, longest prefix first.
 
     Of each side of a packet the first hit counts, and of the two the lower number.
@@ -146,8 +135,7 @@ class FillRanks:
     shapes: tuple[Shape, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DropRanks:
+class DropRanks(msgspec.Struct, frozen=True):
     """Remove ranked sets that the tier does not consult any more, beside those that stay."""
 
     tier: int

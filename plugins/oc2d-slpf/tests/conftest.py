@@ -411,8 +411,8 @@ class Namespace:
         finally:
             os.close(fd)
 
-    def run(self, function: Callable, *args, **kwargs):
-        return self._thread.submit(function, *args, **kwargs).result(30)
+    def run(self, function: Callable, *args, patience=30, **kwargs):
+        return self._thread.submit(function, *args, **kwargs).result(patience)
 
     def ip(self, *args):
         return ip("-n", self.name, *args)

@@ -1,8 +1,13 @@
-"""slpf does what every profile must: without a packet filter, all else is real."""
+"""slpf does what every profile must: all of it on paper, some of it in the kernel.
+
+`OC2D_LONG=1` puts all of it to the kernel, on both back ends.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 
 import pytest
 
@@ -62,6 +67,22 @@ SLPF = Subject(
     ],
     state=in_force,
 )
+
+
+LONG = bool(os.environ.get("OC2D_LONG"))
+QUICK = {"a_window_ends_no_lasting_command", "many_at_once_are_one_after_the_other"}
+
+
+def in_kernel(backend):
+    return replace(SLPF, config=lambda directory: {**updates(directory), "backend": backend})
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("backend", ["nftables", "iptables"] if LONG else ["nftables"])
+@pytest.mark.parametrize("rule", [c.rule.name for c in checks(SLPF) if LONG or str(c) in QUICK])
+def test_slpf_conforms_in_the_kernel(backend, rule, namespace, tmp_path):
+    (check,) = (check for check in checks(in_kernel(backend)) if str(check) == rule)
+    namespace.run(check.run, tmp_path, patience=110)
 
 
 @pytest.mark.parametrize("check", checks(SLPF), ids=str)

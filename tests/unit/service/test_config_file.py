@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import warnings
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from oc2d.config import Broker, Compat, Config, Limits, Policy, State
 from oc2d.config_file import inspect, load
@@ -129,9 +129,9 @@ er = 1
         accept_retained=True,
     )
     assert config.state == State(directory=tmp_path / "state", runtime_directory=Path("/run/x"))
-    assert dataclasses.astuple(config.limits) == (1, 2, 3, 4, 5, 6, 0.5)
-    assert dataclasses.astuple(config.policy) == (("a", "b"), 7, ("slpf",), True)
-    assert dataclasses.astuple(config.compat) == (True, False, True)
+    assert astuple(config.limits) == (1, 2, 3, 4, 5, 6, 0.5)
+    assert astuple(config.policy) == (("a", "b"), 7, ("slpf",), True)
+    assert astuple(config.compat) == (True, False, True)
     slpf = config.actuators["slpf"]
     assert (slpf.enabled, slpf.required, slpf.timeout) == (False, False, 3.0)
     assert slpf.options == {"backend": "dry-run", "deep": {"er": 1}}

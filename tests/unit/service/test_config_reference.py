@@ -20,11 +20,9 @@ def test_the_reference_has_no_other_keys(root):
     assert rows == [key.name for key in KEYS]
 
 
-def test_every_field_of_the_dataclasses_has_a_key():
+def test_every_field_of_the_configuration_has_a_key():
     fields = {
-        (section, name)
-        for section, type_ in SECTIONS.items()
-        for name in type_.__dataclass_fields__
+        (section, name) for section, type_ in SECTIONS.items() for name in type_.__struct_fields__
     }
     tables = {("", name) for name in (*SECTIONS, "actuators", "plugins")}
     tables |= {("actuators.<nsid>", "name"), ("actuators.<nsid>", "options")}

@@ -10,7 +10,9 @@ import shutil
 import socket
 import stat
 import subprocess
+import threading
 import time
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -139,6 +141,7 @@ def serve():
     def serve(listen, tell=lambda: "m 1\n"):
         servers.append(MetricsServer(listen, tell))
         servers[-1].start()
+        return servers[-1]
 
     yield serve
     for server in servers:
@@ -199,6 +202,27 @@ def test_a_silent_client_is_let_go(serve):
     with socket.create_connection(("127.0.0.1", port)):
         assert get(http.client.HTTPConnection("127.0.0.1", port))[0] == 200
     assert time.monotonic() - begun < 10
+
+
+def switches(thread):
+    """How often the thread gave up the processor by itself."""
+    text = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+    return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.MULTILINE)[1])
+
+
+def test_the_server_sleeps_until_it_is_asked_and_stops_at_once(serve):
+    port = free_port()
+    server = serve(f"127.0.0.1:{port}")
+    assert get(http.client.HTTPConnection("127.0.0.1", port))[0] == 200
+    thread = next(one for one in threading.enumerate() if one.name == "metrics")
+    time.sleep(0.1)  # it may still be closing the connection
+    before = switches(thread)
+    time.sleep(0.7)
+    assert switches(thread) == before
+    begun = time.monotonic()
+    server.stop()
+    assert time.monotonic() - begun < 0.4
+    assert not thread.is_alive()
 
 
 def test_a_client_that_trickles_is_let_go_and_does_not_hold_up_the_stop(tmp_path):
