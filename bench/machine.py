@@ -112,11 +112,20 @@ def make_certificate(directory: Path) -> None:
     (directory / "broker.key").chmod(0o644)  # mosquitto reads it as a user of its own
 
 
-def oc2d_command(
-    directory: Path, name: str, backend: str, *, tls: bool = False, more: str = ""
+def oc2d_command(  # noqa: PLR0913 - what makes one Consumer another
+    directory: Path,
+    name: str,
+    backend: str,
+    *,
+    tls: bool = False,
+    more: str = "",
+    service: bool = False,
 ) -> list[str]:
-    """Configure a Consumer below `directory`; `more` are lines of `[actuators.slpf]` and further
-    tables."""
+    """Configure a Consumer below `directory`, and say how it is run.
+
+    `more` are lines of `[actuators.slpf]` and further tables; `service`: as a service manager
+    runs it.
+    """
     for part in ("state", "run"):
         (directory / name / part).mkdir(parents=True, exist_ok=True)
     file = directory / name / "oc2d.toml"
@@ -125,7 +134,8 @@ def oc2d_command(
     file.write_text(
         CONSUMER.format(name=name, broker=link, directory=own, backend=backend, more=more)
     )
-    return [sys.executable, "-m", "oc2d", "--config", str(file), "--foreground"]
+    command = [sys.executable, "-m", "oc2d", "--config", str(file)]
+    return command if service else [*command, "--foreground"]
 
 
 def environment(*path: Path, tree: Path = ROOT) -> dict[str, str]:

@@ -120,7 +120,7 @@ def measure(options: argparse.Namespace, directory: Path) -> None:
         machine.until_answered(full.name)
         wire = Wire(PORT, "bench", "oc2/rsp")
         measure_cost(wire, all_, rounds, seconds)
-        measure_bound(wire, full, 100 if options.quick else 1000)
+        measure_bound(wire, full, 100 if options.quick else 2000)
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 sudo .venv/bin/python bench/restore.py [--rules N] [--only WORDS] [--rounds N]
 
-For the lists of `tiers.py`: wall time of each part in ms, as a start of the daemon does them, in a
-network namespace of its own. The first round builds the table from nothing, those after it replace
-one that is there; each is shown. `cpu` is processor time, the kernel's and both threads' included.
+For the lists of `tiers.py`: the parts as a start of the daemon does them, in a network namespace of
+its own, each as wall time / processor time in ms, the kernel's and both threads' included. The
+first round builds the table from nothing, those after it replace one that is there.
 """
 
 from __future__ import annotations
@@ -36,23 +36,27 @@ def write(directory: Path, kind: str, count: int) -> None:
 
 
 def restore(directory: Path, filter_: Nftables) -> None:
-    cpu, times = time.process_time(), [time.perf_counter()]
+    times = [(time.perf_counter(), time.process_time())]
+
+    def done() -> None:
+        times.append((time.perf_counter(), time.process_time()))
+
     store = Store(directory, directory, "boot")
     groups = store.rules()
-    times.append(time.perf_counter())
+    done()
     tiers = Tiers(groups=groups, ranked=True)
-    times.append(time.perf_counter())
+    done()
     operations = tiers.operations()
-    times.append(time.perf_counter())
+    done()
     filter_.replace(operations)
-    times.append(time.perf_counter())
-    cpu = time.process_time() - cpu
+    done()
     store.close()
+    spans = [*pairwise(times), (times[0], times[-1])]
     parts = "  ".join(
-        f"{name} {1e3 * (end - start):4.0f}"
-        for name, (start, end) in zip(PARTS, pairwise(times), strict=True)
+        f"{name} {1e3 * (end[0] - start[0]):4.0f}/{1e3 * (end[1] - start[1]):.0f}"
+        for name, (start, end) in zip((*PARTS, "all"), spans, strict=True)
     )
-    print(f"    {1e3 * (times[-1] - times[0]):5.0f} ms: {parts}   cpu {1e3 * cpu:.0f}", flush=True)
+    print(f"    {parts}", flush=True)
 
 
 def main() -> None:

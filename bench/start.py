@@ -100,7 +100,9 @@ def measure_idle(directory: Path, seconds: float) -> None:
         pids = {}
         for number, (kind, more) in enumerate(kinds.items()):
             name = f"idle-{number}"
-            pids[kind] = machine.consumer(stack, directory, name, "dry-run", more=more)
+            pids[kind] = machine.consumer(
+                stack, directory, name, "dry-run", more=more, service=True
+            )
             machine.until_answered(name)
         # one that has nothing to do at all, for what the count itself may see
         sleeper = stack.enter_context(running("sleep", "1000", **QUIET))
@@ -117,7 +119,7 @@ def measure_idle(directory: Path, seconds: float) -> None:
             )
             for kind, pid in pids.items()
         ]
-    limit = "keep-alive, each 285 s; under systemd the watchdog"
+    limit = "keep-alive, each 285 s; under systemd the watchdog; --foreground looks each 3 s"
     machine.table(f"{seconds:g} s idle", figures, limit)
 
 

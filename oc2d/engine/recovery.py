@@ -63,9 +63,9 @@ def read(journal: Journal, gate: Gate, hosted: Mapping[str, Hosted], clock: Cloc
             case.job = msgspec.structs.replace(case.job, step=Step.EXECUTE, early=False)
         host = hosted.get(pending.actuator)
         wrong = _addressed(case, host)
-        if pending.phase is Phase.STARTED:
-            if case.job.window.over(clock):
-                left.ended.setdefault(pending.actuator, set()).add(case.job.command.key)
+        if case.job.window.over(clock) and _may_have_begun(pending, host):
+            left.ended.setdefault(pending.actuator, set()).add(case.job.command.key)
+        if pending.phase is Phase.STARTED or (wrong is None and _may_have_begun(pending, host)):
             wrong = _unknown(pending, case, host, wrong, clock)
         if pending.phase is Phase.RESULT:
             _sort_window(left, case.job, host, deaths.get(pending.request, 0), clock)
@@ -112,6 +112,16 @@ def _sort_window(left: Leftovers, job: Job, host: Hosted | None, deaths: int, cl
     left.windows.append(msgspec.structs.replace(job, step=Step.REVERT, early=False))
 
 
+def _may_have_begun(pending: Pending, host: Hosted | None) -> bool:
+    """Tell whether the actuator may have been asked: STARTED is synced only where it must be.
+
+    A power loss makes RECEIVED of it, while what an idempotent actuator did may be on the disk.
+    """
+    if pending.phase is Phase.RECEIVED:
+        return host is not None and host.actuator.idempotent
+    return pending.phase is Phase.STARTED
+
+
 def _unknown(
     pending: Pending, case: Case, host: Hosted | None, wrong: Refusal | None, clock: Clock
 ) -> Refusal | None:
@@ -142,6 +152,7 @@ def _reopened(pending: Pending, gate: Gate, epoch: str, clock: Clock) -> Case:
         command,
         origin.window,
         suspect=pending.attempts > 0,
+        leftover=True,
     )
     request = Request(origin.request_id, origin.producer, origin.topic, pending.actuator, parsed)
     to = ReplyTo(origin.request_id, origin.producer, origin.encoding, origin.correlation)

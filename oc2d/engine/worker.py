@@ -40,7 +40,7 @@ class Job(msgspec.Struct, frozen=True):
     """One step of one request; `early` asks for a 102 before it is executed.
 
     `suspect` was running when the process died: it runs alone, so that nothing else is blamed when
-    it dies again.
+    it dies again. `leftover` was accepted by an earlier process, which may have begun it.
     """
 
     request: int
@@ -50,6 +50,7 @@ class Job(msgspec.Struct, frozen=True):
     window: Window
     early: bool = False
     suspect: bool = False
+    leftover: bool = False
 
 
 class OutcomeUnknown(Failed):
@@ -238,7 +239,10 @@ class Worker:
         if not job.window.over(self._clock):
             return None
         command = job.command
-        return Failed(self.host.worded(Reason.WINDOW_OVER, command.action, command.target_name))
+        text = self.host.worded(Reason.WINDOW_OVER, command.action, command.target_name)
+        if job.leftover and self.host.actuator.idempotent:
+            return OutcomeUnknown(text)
+        return Failed(text)
 
     def _reserve(self, job: Job) -> None:
         if not self._reports.wanted(job):

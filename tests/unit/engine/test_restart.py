@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -375,6 +376,72 @@ def test_what_was_running_and_is_over_by_now_is_not_restored_and_reverted(build,
     assert later.ended == {first.executed[0].key}
     assert later.reverted == [first.executed[0].key]
     assert later.executed == []
+    assert list(after.consumer._journal.pending()) == []
+
+
+def forget_started(copy):
+    """As a power loss does: STARTED of an idempotent actuator is not synced."""
+    with closing(sqlite3.connect(copy / "journal.db")) as database:
+        database.execute("UPDATE requests SET phase = 0, attempts = 0 WHERE phase = 1")
+        database.commit()
+
+
+def test_what_may_have_run_before_a_power_loss_and_is_over_by_now_is_reverted(build):
+    first = Idempotent()
+    first.behave = gate = Gate()
+    bench = build(first)
+    bench.ask(deny(duration=60_000))
+    gate.wait()
+    copy = bench.dead_copy("dead")
+    forget_started(copy)
+    bench.turned.boot += 61_000
+    bench.turned.wall += 61_000
+    after = build(later := Idempotent(), directory=copy, clock=bench.turned)
+    gate.open.set()
+    assert after.reply(1).status == 500
+    after.settle()
+    after.poke()
+    after.settle()
+    assert later.ended == {first.executed[0].key}
+    assert later.reverted == [first.executed[0].key]
+    assert later.executed == []
+    assert list(after.consumer._journal.pending()) == []
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_what_may_have_run_and_is_over_when_its_turn_comes_is_reverted(build, forgotten):
+    first = Idempotent()
+    first.behave = gate = Gate()
+    bench = build(first)
+    bench.ask(deny("192.0.2.1"))
+    bench.ask(deny("192.0.2.2", duration=60_000), request_id="2")
+    gate.wait()
+    gate.open.set()
+    bench.reply(2)
+    copy = bench.dead_copy("dead")
+    with closing(sqlite3.connect(copy / "journal.db")) as database:
+        database.execute(
+            "UPDATE requests SET phase = 1, attempts = 1, response = NULL, origin ="
+            " coalesce(origin, (SELECT origin FROM requests WHERE origin IS NOT NULL))"
+        )
+        database.execute("DELETE FROM timers")
+        database.execute("DELETE FROM outbox")
+        database.commit()
+    if forgotten:
+        forget_started(copy)
+    later = Idempotent()
+    later.on_check = again = Gate()
+    after = build(later, directory=copy, clock=bench.turned)
+    again.wait()
+    after.turned.boot += 61_000
+    after.turned.wall += 61_000
+    again.open.set()
+    after.reply(2)
+    after.settle()
+    after.poke()
+    after.settle()
+    assert later.executed == []
+    assert len(later.reverted) == 2
     assert list(after.consumer._journal.pending()) == []
 
 
