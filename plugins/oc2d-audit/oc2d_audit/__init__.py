@@ -85,9 +85,14 @@ class AuditPlugin:
         self._log.rotate_bytes, self._log.keep = config.rotate_bytes, config.keep
         self._refuse = config.when_full == "refuse"
 
-    @hookimpl
-    def oc2d_authorise(self) -> Refusal | None:
-        """Let nothing be decided that could not be recorded."""
+    @hookimpl(tryfirst=True)
+    def oc2d_authorise(self, request: Request) -> Refusal | None:
+        """Record what is asked, and let nothing be decided that could not be recorded.
+
+        A decision is heard of after it was made, and a death in between would hide the command.
+        """
+        if self._log is not None:
+            self._log.write({"event": "asked", **_told(request)})
         if self._refuse and (self._log is None or self._log.error is not None):
             return Unavailable("the audit log cannot be written")
         return None
@@ -95,25 +100,9 @@ class AuditPlugin:
     @hookimpl
     def oc2d_response(self, request: Request, status: int, duration_ms: float) -> None:
         """Record a decision."""
-        if self._log is None:
-            return
-        command = request.command
-        tree = msgspec.json.encode(command_tree(command, Encoding.JSON), order="sorted")
-        self._log.write(
-            {
-                "event": "decision",
-                "status": status,
-                "from": _cut(request.producer),
-                "request_id": _cut(request.request_id),
-                "topic": _cut(request.topic),
-                "profile": request.profile,
-                "action": command.action.value,
-                "target": _cut(command.target.name),
-                "digest": hashlib.sha256(tree).hexdigest(),
-                "command": msgspec.Raw(tree) if len(tree) <= _LONGEST_COMMAND else None,
-                "duration_ms": round(duration_ms, 2),
-            }
-        )
+        if self._log is not None:
+            outcome = {"status": status, "duration_ms": round(duration_ms, 2)}
+            self._log.write({"event": "decision", **outcome, **_told(request)})
 
     @hookimpl
     def oc2d_status(self) -> Mapping[str, Any]:
@@ -141,6 +130,22 @@ class AuditPlugin:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _told(request: Request) -> dict[str, Any]:
+    """Say who asks what."""
+    command = request.command
+    tree = msgspec.json.encode(command_tree(command, Encoding.JSON), order="sorted")
+    return {
+        "from": _cut(request.producer),
+        "request_id": _cut(request.request_id),
+        "topic": _cut(request.topic),
+        "profile": request.profile,
+        "action": command.action.value,
+        "target": _cut(command.target.name),
+        "digest": hashlib.sha256(tree).hexdigest(),
+        "command": msgspec.Raw(tree) if len(tree) <= _LONGEST_COMMAND else None,
+    }
 
 
 def _cut(text: str | None) -> str | None:

@@ -344,13 +344,16 @@ def test_what_is_long_is_cut_and_what_is_odd_stays_in_its_line(plugin, tmp_path)
 
 
 def test_nothing_is_decided_that_could_not_be_recorded_unless_the_table_says_so(plugin, tmp_path):
-    assert plugin.oc2d_authorise() is None
+    asked = request({"action": "deny", "target": {"ipv4_net": "192.0.2.7"}})
+    assert plugin.oc2d_authorise(asked) is None
+    record = records(tmp_path / "audit.log")[1]
+    assert (record["event"], record["command"]["action"]) == ("asked", "deny")
     plugin._log.error = "No space left on device"
-    assert isinstance(plugin.oc2d_authorise(), Unavailable)
+    assert isinstance(plugin.oc2d_authorise(asked), Unavailable)
     table = {"file": str(tmp_path / "audit.log"), "when_full": "continue"}
     plugin.oc2d_configure(plugin.oc2d_parse_config(table), Place("fw-7", tmp_path, tmp_path))
-    assert plugin.oc2d_authorise() is None
-    assert AuditPlugin().oc2d_authorise() is not None
+    assert plugin.oc2d_authorise(asked) is None
+    assert AuditPlugin().oc2d_authorise(asked) is not None
     other = plugin.oc2d_parse_config({"file": str(tmp_path / "other.log")})
     with pytest.raises(PluginError, match="another file needs a restart"):
         plugin.oc2d_configure(other, Place("fw-7", tmp_path, tmp_path))

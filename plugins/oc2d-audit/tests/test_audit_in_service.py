@@ -75,6 +75,8 @@ def test_each_decision_is_a_line_and_a_kill_leaves_a_whole_log(zulu):
         ("r2", 200),
     ]
     assert len({one["request_id"] for one in decided}) == len(decided)
+    asked = {one["request_id"] for one in records if one["event"] == "asked"}
+    assert asked == {"r0", "r1", "r2", *(f"k{number}" for number in range(200))}
     assert told.items() >= {"error": None, "unwritten": 0}.items()
     assert told["hash"] in {one["hash"] for one in records}
 

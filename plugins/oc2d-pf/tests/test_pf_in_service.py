@@ -44,7 +44,7 @@ def field(tmp_path, make_zone):
             stack.callback(server.close)
             servers.append(server)
         zulu = host.consumer("zulu", actuators_pf={})
-        mount = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+        mount = 'mount --bind "$0" "$(readlink -f /etc/resolv.conf)" && exec "$@"'
         zulu.wrapped_in = ("unshare", "--mount", "sh", "-c", mount, str(resolv))
         zulu.start()
         yield SimpleNamespace(host=host, zone=zone, zulu=zulu, soc=host.producer())
