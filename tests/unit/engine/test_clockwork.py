@@ -30,7 +30,7 @@ def test_a_window_of_half_a_second_ends_by_itself(build, door):
     begun = time.monotonic()
     bench.ask(deny(duration=500))
     wait_until(lambda: door.reverted)
-    assert 0.5 <= time.monotonic() - begun < 1.5
+    assert 0.5 <= time.monotonic() - begun < 5
 
 
 @pytest.mark.req("LANG-21")

@@ -348,10 +348,10 @@ def test_expiry_comes_in_slices_and_counts(tmp_path):
 def test_expiry_does_not_look_at_open_windows(tmp_path):
     with closing(filled(tmp_path / "j.db", 20_000, origin=ORIGIN)) as journal:
         journal.begin(durable=False)
-        begun = time.perf_counter()
+        begun = time.thread_time()
         for _ in range(100):
             journal.expire(10**9, 64)
-        took = time.perf_counter() - begun
+        took = time.thread_time() - begun
         journal.commit()
         assert journal.remembered == 20_000
         assert took < 0.2
@@ -360,21 +360,20 @@ def test_expiry_does_not_look_at_open_windows(tmp_path):
 def test_expiry_keeps_up_with_what_arrives(build, door):
     bench = build(door, limits=Limits(remember=10))
     for turn in range(5):
-        messages = [
-            bench.message(features(), request_id=f"{turn}-{number}") for number in range(500)
-        ]
+        messages = [bench.message(deny(), request_id=f"{turn}-{number}") for number in range(500)]
         bench.deliver(*messages)
         bench.reply(500 * (turn + 1))
         bench.settle()
+        assert bench.consumer._journal.remembered >= 500
         bench.advance(12)
     assert bench.consumer._journal.remembered <= 1000
 
 
 def test_many_pending_requests_are_read_quickly(tmp_path):
     with closing(filled(tmp_path / "j.db", 100_000, origin=ORIGIN)) as journal:
-        begun = time.perf_counter()
+        begun = time.thread_time()
         assert sum(1 for _ in journal.pending()) == 100_000
-        assert time.perf_counter() - begun < 5
+        assert time.thread_time() - begun < 5
 
 
 # -- handles
