@@ -360,7 +360,7 @@ def test_tls_is_used_unless_switched_off(make_broker, certificates, capsys) -> N
     assert main([*line, "--ca-file", str(certificates.ca)]) == 1
     silent, why = capsys.readouterr().err.splitlines()
     assert silent == "oc2ctl: no response within 0.3 s"
-    assert why.startswith("oc2ctl: either no Consumer listens there, or it is away")
+    assert why.startswith("oc2ctl: the broker says that nobody has subscribed to this topic")
     assert main([*line, "--ca-file", str(certificates.cert("other_ca"))]) == 1
     assert "certificate" in capsys.readouterr().err
 
