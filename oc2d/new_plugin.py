@@ -25,7 +25,9 @@ _FILES = {
     "tests/test_template.py": "tests.txt",
 }
 # names that the module of the template uses
-_TAKEN = "Actuator Any Args ClassVar Collection Command Config Context Mapping NoMatch Response Results"
+_TAKEN = (
+    "Actuator Any Args ClassVar Collection Command Config Context Mapping NoMatch Response Results"
+)
 _SHIPPED = frozenset({"audit", "pf", "log", "policy", "sbom", "slpf"})
 
 
@@ -82,7 +84,9 @@ def _class_name(bare: str) -> str:
     if not bare[0].isalpha():
         return f"Profile{bare}"
     return (
-        f"{bare}Profile" if bare in _TAKEN.split() or iskeyword(bare) or bare.startswith("Test") else bare
+        f"{bare}Profile"
+        if bare in _TAKEN.split() or iskeyword(bare) or bare.startswith("Test")
+        else bare
     )
 
 

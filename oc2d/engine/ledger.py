@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from traceback import format_exception_only
 
 import structlog
 
@@ -17,6 +18,7 @@ __all__ = ["Ledger"]
 
 _log = structlog.get_logger("oc2d.engine")
 _LAST = 20
+_LONGEST = 1000  # characters of a cause
 
 
 class Ledger:
@@ -65,7 +67,7 @@ class Ledger:
         if written is not None and written.refusal is not None:
             why["text"] = written.refusal
         if cause is not None:
-            why["cause"] = f"{type(cause).__name__}: {cause}"
+            why["cause"] = "".join(format_exception_only(cause)).strip()[:_LONGEST]
         _log.info(events.REQUEST, **line, **why)
         self.last.append({"at": self._clock.wall(), **line})
         if request is not None and status is not None:

@@ -36,8 +36,8 @@ class LinkStatus:
 
     `subscriptions`: for each filter the granted QoS, or what is wrong with it; empty until the
     broker has answered. `in_flight`: published, not yet acknowledged; `queued`: not yet published;
-    `undecided`: delivered to us, not yet acknowledged; `unmatched`: published to nobody, as far as the
-    broker says. The counters run since the start.
+    `undecided`: delivered to us, not yet acknowledged; `unmatched`: published, and the broker said
+    that nobody has subscribed. The counters run since the start.
     """
 
     connected: bool
