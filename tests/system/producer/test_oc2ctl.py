@@ -365,6 +365,21 @@ def test_tls_is_used_unless_switched_off(make_broker, certificates, capsys) -> N
     assert "certificate" in capsys.readouterr().err
 
 
+def test_a_silence_tells_a_lost_command_from_one_that_waits(broker, run) -> None:
+    line = "deny ipv4_net 203.0.113.9 --device fw-7 --timeout 0.3"
+    lost = "oc2ctl: the broker says that nobody has subscribed to this topic: the command is lost"
+    assert lost in run(line)[2].splitlines()
+    assert lost in run(f"{line} --response none")[2].splitlines()
+    subscribe = ["mosquitto_sub", "-p", str(broker.port), "-t", "oc2/cmd/device/fw-7", "-q", "1"]
+    subprocess.run([*subscribe, "-c", "-i", "away", "-E"], check=True, timeout=10)
+    waits = (
+        "either no Consumer with device_id fw-7 has ever subscribed here: then the command is lost;"
+    )
+    err = run(line)[2]
+    assert waits in err
+    assert lost not in err
+
+
 @pytest.mark.req("MQTT-68")
 def test_a_wrong_password_is_told_and_never_shown(make_broker, run, monkeypatch, tmp_path) -> None:
     users = tmp_path / "users"

@@ -531,7 +531,7 @@ def test_the_log_tells_why_and_the_producer_only_the_text(build, door):
     assert (failed["status"], failed["text"]) == (500, "the door does not move")
     assert failed["cause"] == f"OSError: {SECRET}"
     assert SECRET not in str(reply)
-    assert (refused["status"], refused["text"]) == (501, "Command not supported")
+    assert (refused["status"], refused["text"]) == (501, "Command not supported: scan ipv4_net")
     assert "cause" not in refused
     assert good.keys() & {"text", "cause"} == set()
 
