@@ -360,7 +360,8 @@ def _pair_from(cls: type[Actuator], name: str, mark: _Mark) -> Pair:
     reverts = cls.revert is not Actuator.revert
     default_times = TIMES if reverts else frozenset({"start_time"})
     times = default_times if mark.times is None else mark.times
-    for unknown in (args - fields) | (times - TIMES):
-        there = ", ".join(sorted(fields | TIMES))
-        raise PluginError(f"{where}: no argument {unknown!r}; there is: {there}")
+    for named, known in ((args, fields), (times, TIMES)):
+        for unknown in sorted(named - known):
+            there = ", ".join(sorted(known)) or "none"
+            raise PluginError(f"{where}: no argument {unknown!r}; there is: {there}")
     return Pair(action, mark.target, args, times, name, mark.interim)

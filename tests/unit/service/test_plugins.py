@@ -98,7 +98,7 @@ def test_a_plugin_with_an_action_of_its_own_fails_to_load(install):
     [
         (('"lock": str', '"x-door:lock": str'), "no prefix, write 'lock' there"),
         (('"x-door:lock"', '"lock"'), "did you mean 'x-door:lock'?"),
-        (('"x-door:lock")', '"x-door:lock", args=["x-door.a"])'), "'x-door.a'; there is: duration"),
+        (('"x-door:lock")', '"x-door:lock", args=["x-door.a"])'), "'x-door.a'; there is: none"),
     ],
 )
 def test_a_target_or_argument_with_a_wrong_prefix_is_told_the_right_one(changes, says):
