@@ -360,8 +360,8 @@ def _pair_from(cls: type[Actuator], name: str, mark: _Mark) -> Pair:
     reverts = cls.revert is not Actuator.revert
     default_times = TIMES if reverts else frozenset({"start_time"})
     times = default_times if mark.times is None else mark.times
-    for named, known in ((args, fields), (times, TIMES)):
-        for unknown in sorted(named - known):
-            there = ", ".join(sorted(known)) or "none"
+    for named, there_are in ((args, fields), (times, TIMES)):
+        for unknown in sorted(named - there_are):
+            there = ", ".join(sorted(there_are)) or "none"
             raise PluginError(f"{where}: no argument {unknown!r}; there is: {there}")
     return Pair(action, mark.target, args, times, name, mark.interim)
