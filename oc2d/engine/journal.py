@@ -94,7 +94,7 @@ class Journal:
                 self.epoch = self._meta("epoch", secrets.token_hex(6))
                 (self.remembered,) = self._db.execute("SELECT count(*) FROM requests").fetchone()
                 (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()
-                self._last = max(int(newest), int(self._meta("last", "0")))
+                self._last = max(int(newest), int(self._meta("last", "0")), self._counted())
                 (place,) = self._db.execute("SELECT coalesce(max(place), 0) FROM outbox").fetchone()
         except BaseException:
             self._db.close()
@@ -111,11 +111,22 @@ class Journal:
             yield
         except (sqlite3.Error, OSError) as error:
             raise StateError(f"cannot use the journal {self._path}: {error}") from error
+        except UnicodeDecodeError as error:  # sqlite quotes what it cannot read
+            quoted = error.object.decode(errors="replace")
+            raise StateError(f"cannot use the journal {self._path}: {quoted}") from error
 
     def _meta(self, name: str, default: str) -> str:
         self._db.execute("INSERT OR IGNORE INTO meta VALUES(?, ?)", (name, default))
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return str(row[0])
+
+    def _counted(self) -> int:
+        """Return the last id that SQLite noted, in files of versions that used AUTOINCREMENT."""
+        noted = "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"
+        if self._db.execute(noted).fetchone() is None:
+            return 0
+        query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'requests'"
+        return int(self._db.execute(query).fetchone()[0])
 
     def close(self) -> None:
         """Close the file; everything committed stays."""

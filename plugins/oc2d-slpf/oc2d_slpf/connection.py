@@ -53,16 +53,24 @@ class Connection:
         """Make transactions that nobody is told of; `ours` counts those that we ever made.
 
         With a listener the kernel writes down each element: 2 s for 100 000, not 0.3. Whether
-        others changed something meanwhile, the generation tells.
+        others changed something meanwhile, the generation tells. Raises `BackendError` when it
+        cannot, and then nothing was done.
         """
         if self._watch is None:
             yield
             return
-        before = self.netlink.generation() - ours()
-        self._watch.listen(on=False)
+        try:
+            before = self.netlink.generation() - ours()
+            self._watch.listen(on=False)
+        except OSError as error:
+            raise BackendError(f"netlink: {error}") from error
         try:
             yield
         finally:
-            self._watch.listen(on=True)
-            if self.netlink.generation() - ours() != before:
+            try:
+                self._watch.listen(on=True)
+                unseen = self.netlink.generation() - ours() != before
+            except OSError:  # not known; what was done inside is done all the same
+                unseen = True
+            if unseen:
                 self._changed()

@@ -75,7 +75,8 @@ class Family:
                     command,
                     input=text,
                     capture_output=True,
-                    text=True,
+                    encoding="utf-8",
+                    errors="backslashreplace",  # comments of others may be any bytes
                     check=False,
                     timeout=_PATIENCE,
                     env={**os.environ, "LC_ALL": "C"},

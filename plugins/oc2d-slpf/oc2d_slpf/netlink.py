@@ -15,6 +15,7 @@ message it refused, and one with error 0 for the last message, which alone has N
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -185,22 +186,41 @@ class Netlink:
 
     def dump(self, kind: int, body: bytes = b"") -> list[dict[int, bytes]]:
         """Return all objects of one kind (NFT_MSG_GET*) in family inet, each by its attributes."""
-        self._send(self._pack(NFNL_SUBSYS_NFTABLES << 8 | kind, NLM_F_DUMP, body))
         found: list[dict[int, bytes]] = []
-        while True:
-            for kind_, _, payload in self._receive():
-                if kind_ == NLMSG_DONE:
-                    return found
-                if kind_ == NLMSG_ERROR:
-                    (code,) = _ERROR.unpack_from(payload)
-                    raise NetlinkError(-code, os.strerror(-code))
-                found.append(dict(attributes(payload[4:])))
+        for kind_, payload in self._asked(kind, NLM_F_DUMP, body):
+            if kind_ == NLMSG_DONE:
+                break
+            found.append(dict(attributes(payload[4:])))
+        return found
 
     def generation(self) -> int:
         """Return the number that grows by one with each transaction (NFTA_GEN_ID)."""
-        self._send(self._pack(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, 0, b""))
-        ((_, _, payload),) = self._receive()
+        _, payload = next(self._asked(NFT_MSG_GETGEN, 0, b""))
         return int.from_bytes(dict(attributes(payload[4:]))[1], "big")
+
+    def _asked(self, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, bytes]]:
+        """Ask, and read kind and payload of the answers; it does not end by itself."""
+        self._drain()
+        asked = self._sequence
+        self._send(self._pack(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, body))
+        while True:
+            for answer, sequence, payload in self._receive():
+                if sequence != asked:
+                    continue
+                if answer == NLMSG_ERROR:
+                    (code,) = _ERROR.unpack_from(payload)
+                    raise NetlinkError(-code, os.strerror(-code))
+                yield answer, payload
+
+    def _drain(self) -> None:
+        """Drop what a transaction with more errors than fit left: until then nothing new arrives."""
+        while True:
+            try:
+                if not self._receive(socket.MSG_DONTWAIT):
+                    return
+            except NetlinkError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
 
     def _pack(self, kind: int, flags: int, body: bytes, resource: int = 0) -> bytes:
         sequence = self._sequence

@@ -85,12 +85,21 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, list[Alike]]:
             finally:
                 checked.result()  # if the file is damaged, this is what to say about it
         return file, _alike(read)
-    except (sqlite3.OperationalError, _Damage):
+    except BaseException as error:
         file.close()
+        if found := _damage(error):
+            raise _Damage(found) from error
         raise
-    except sqlite3.DatabaseError as error:
-        file.close()
-        raise _Damage(str(error)) from error
+
+
+def _damage(error: BaseException) -> str | None:
+    """Tell what is damaged, if that is what the error means."""
+    if isinstance(error, UnicodeDecodeError):  # SQLite quotes what it cannot read
+        return salvage.text(error.object)
+    found = str(error)
+    if isinstance(error, sqlite3.OperationalError):
+        return found if found.startswith("no such ") else None
+    return found if isinstance(error, sqlite3.DatabaseError) else None
 
 
 def _prepare(file: sqlite3.Connection) -> None:

@@ -7,10 +7,12 @@ nothing: the next start goes on from there.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ __all__ = ["finish", "rebuild", "set_aside", "sync", "text"]
 
 _ASIDE = ".damaged-"
 _TABLES = ("rule", "outcome", "spent", "endpoint")
+_LISTED = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master"
+# SQLite quotes what it cannot read, and that may be no text
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 _LOST = 1_000_000  # numbers that rules nobody can read any more may have had
 
 
@@ -31,15 +36,20 @@ def rebuild(path: Path, schema: str, is_sound: Callable[[Any, Any, Any], bool]) 
     """
     fresh = _fresh(path)
     fresh.unlink(missing_ok=True)
-    with closing(_plain(path)) as old, closing(_plain(fresh)) as new:
-        new.executescript(f"BEGIN; {schema}")
-        for table in _TABLES:
+    with ExitStack() as stack:
+        new = stack.enter_context(closing(_plain(fresh)))
+        new.executescript(f"BEGIN; {schema} COMMIT;")
+        sources = [stack.enter_context(closing(_plain(path)))]
+        if _listed(sources[0]) != _listed(new):
+            sources.insert(0, stack.enter_context(_with_list(path, fresh)))
+        new.execute("BEGIN")
+        for old, table in product(sources, _TABLES):
             for row in _readable(old, table).values():
                 if table == "rule" and not is_sound(*row[2:5]):
                     continue
                 with suppress(sqlite3.Error):  # twice the same, or a NULL where none may be
                     _insert(new, table, row)
-        _insert(new, "meta", ("next", _next(old, new)))
+        _insert(new, "meta", ("next", _next(sources, new)))
         new.execute("COMMIT")
     aside = path.with_name(path.name + _ASIDE + time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
     path.rename(aside)
@@ -91,6 +101,38 @@ def _plain(path: Path) -> sqlite3.Connection:
     return file
 
 
+def _listed(file: sqlite3.Connection) -> set[tuple[Any, ...]]:
+    """Read which tables there are, and where."""
+    with suppress(*_UNREADABLE):
+        return set(file.execute(_LISTED))
+    return set()
+
+
+@contextmanager
+def _with_list(path: Path, fresh: Path) -> Iterator[sqlite3.Connection]:
+    """Open a copy of the file with the first page of a new one: it lists the tables, and no more.
+
+    They begin on the same pages in each file, for they were made by the same statements.
+    """
+    place = _beside(path, ".copy")
+    shutil.rmtree(place, ignore_errors=True)  # of one who died here
+    place.mkdir()
+    try:
+        copy = place / path.name
+        shutil.copyfile(path, copy)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(_beside(path, "-wal"), _beside(copy, "-wal"))
+        page = bytearray(fresh.read_bytes())
+        size = int.from_bytes(page[16:18], "big")
+        page[28:32] = (copy.stat().st_size // size).to_bytes(4, "big")  # how many there are
+        with copy.open("r+b") as file:
+            file.write(page[:size])
+        with closing(_plain(copy)) as opened:
+            yield opened
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def _readable(file: sqlite3.Connection, table: str) -> dict[int, tuple[Any, ...]]:
     """Return by rowid each row that can be read.
 
@@ -100,13 +142,13 @@ def _readable(file: sqlite3.Connection, table: str) -> dict[int, tuple[Any, ...]
     rows: dict[int, tuple[Any, ...]] = {}
     found: set[int] = set()
     for walk in ("NOT INDEXED ORDER BY rowid", "NOT INDEXED ORDER BY rowid DESC", "ORDER BY key"):
-        with suppress(sqlite3.Error):
+        with suppress(*_UNREADABLE):
             for rowid, *row in file.execute(f"SELECT rowid, * FROM {table} {walk}"):  # noqa: S608 - constants
                 rows.setdefault(rowid, tuple(row))
-        with suppress(sqlite3.Error):
+        with suppress(*_UNREADABLE):
             found.update(row for (row,) in file.execute(f"SELECT rowid FROM {table} {walk}"))  # noqa: S608 - constants
     for rowid in found - rows.keys():
-        with suppress(sqlite3.Error):
+        with suppress(*_UNREADABLE):
             query = f"SELECT * FROM {table} WHERE rowid = ?"  # noqa: S608 - constants
             rows[rowid] = file.execute(query, (rowid,)).fetchone()
     return {rowid: row for rowid, row in sorted(rows.items()) if row}
@@ -116,12 +158,13 @@ def _insert(file: sqlite3.Connection, table: str, row: tuple[Any, ...]) -> None:
     file.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608 - constants
 
 
-def _next(old: sqlite3.Connection, new: sqlite3.Connection) -> int:
+def _next(sources: Iterable[sqlite3.Connection], new: sqlite3.Connection) -> int:
     """Return the next automatic number: well below all that are known, if it was not noted."""
-    with suppress(sqlite3.Error):
-        for (value,) in old.execute("SELECT value FROM meta WHERE name = 'next'"):
-            if isinstance(value, int) and 0 < value <= FIRST_AUTOMATIC:
-                return value
+    for old in sources:
+        with suppress(*_UNREADABLE):
+            for (value,) in old.execute("SELECT value FROM meta WHERE name = 'next'"):
+                if isinstance(value, int) and 0 < value <= FIRST_AUTOMATIC:
+                    return value
     # numbers that Producers chose are rarely in the upper half
     query = """
         SELECT min(number) FROM (

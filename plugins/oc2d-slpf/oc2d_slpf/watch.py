@@ -11,14 +11,19 @@ import struct
 import threading
 from collections.abc import Callable
 
+import structlog
+
 from oc2d_slpf.netlink import INET, NETLINK_NETFILTER, SOL_NETLINK, attributes
 
 __all__ = ["Watch"]
+
+_log = structlog.get_logger("oc2d.slpf")
 
 NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP = 1, 2
 NFNLGRP_NFTABLES = 7
 SO_ATTACH_FILTER = 26
 _BUFFER = 1 << 16
+_PAUSE, _LONGEST = 1000, 60_000  # milliseconds until it is read again
 
 
 class Watch:
@@ -56,8 +61,21 @@ class Watch:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         poll.register(self._stop, select.POLLIN)
+        stop = select.poll()
+        stop.register(self._stop, select.POLLIN)
+        pause = _PAUSE
         while all(fd != self._stop for fd, _ in poll.poll()):
-            if self._read():
+            try:
+                found = self._read()
+            except Exception as error:  # noqa: BLE001 - without us nobody would be told any more
+                _log.error("slpf_watch_failed", error=repr(error))
+                self._changed()  # for all we know
+                if stop.poll(pause):
+                    return
+                pause = min(2 * pause, _LONGEST)
+                continue
+            pause = _PAUSE
+            if found:
                 self._changed()
 
     def _read(self) -> bool:

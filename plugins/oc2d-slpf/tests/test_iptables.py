@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 import random
 import shutil
@@ -25,6 +26,7 @@ from oc2d_slpf.iptables_tools import families
 from oc2d_slpf.operations import Change
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
 from oc2d_slpf.tiers import Tiers
+from oc2d_slpf.watch import Watch
 
 pytestmark = pytest.mark.root
 
@@ -380,6 +382,61 @@ def test_what_others_do_to_our_rules_is_undone(namespace, bench, command, attack
             assert " -j oc2d-" in _tool(namespace, tool, "-S", hook, "1")
 
 
+LATIN = b"caf\xe9"
+
+
+def test_a_rule_of_others_that_is_no_text_stops_nothing(namespace, bench, command):
+    def theirs():
+        rule = ("-I", "INPUT", "-m", "comment", "--comment", LATIN, "-j", "ACCEPT")
+        _tool(namespace, "iptables", *rule)
+
+    theirs()
+    slpf = namespace.run(bench.start, backend="iptables")
+    namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
+    theirs()
+    namespace.run(bench.calls.get(timeout=2.0))
+    assert " -j oc2d-" in _tool(namespace, "iptables", "-S", "INPUT", "1")
+    namespace.run(bench.stop)
+    assert saved(namespace, ours=True) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "x"), ValueError("x")])
+def test_a_watch_that_cannot_read_goes_on_and_has_all_looked_at(
+    namespace, filter_, monkeypatch, error
+):
+    told = queue.SimpleQueue()
+    read = Watch._read
+    reads = []
+
+    def fails(self):
+        reads.append(self)
+        if len(reads) < 2:
+            raise error
+        return read(self)
+
+    monkeypatch.setattr(Watch, "_read", fails)
+    monkeypatch.setattr("oc2d_slpf.watch._PAUSE", 50)
+    namespace.run(filter_.replace, ())
+    namespace.run(filter_.watch, lambda: told.put(len(reads)))
+    _tool(namespace, "iptables", "-F", "INPUT")
+    assert told.get(timeout=2.0) == 1
+    assert told.get(timeout=2.0) == 2  # what it could not read is still there
+
+
+def test_a_watch_that_can_never_read_takes_its_time_and_ends(namespace, filter_, monkeypatch):
+    reads = []
+    monkeypatch.setattr(Watch, "_read", lambda self: reads.append(self) or 1 / 0)
+    namespace.run(filter_.replace, ())
+    told = threading.Event()
+    namespace.run(filter_.watch, told.set)
+    _tool(namespace, "iptables", "-F", "INPUT")
+    assert told.wait(2.0)
+    _tool(namespace, "iptables", "-F", "INPUT")
+    assert len(reads) == 1
+    filter_.close()
+    assert not [t for t in threading.enumerate() if t.name == "oc2d-slpf-watch"]
+
+
 def test_what_others_do_elsewhere_and_what_we_do_is_no_reason_to_repair(namespace, bench, command):
     slpf = namespace.run(bench.start, backend="iptables")
     for index in range(3):
@@ -507,6 +564,20 @@ def test_a_change_that_the_kernel_refuses_leaves_nothing_of_it(namespace, bench,
     namespace.run(slpf.execute, command("deny", "10.3.0.0/16"))
     assert not any("10.2.0.0" in line for line in saved(namespace))
     assert sum("10.3.0.0" in line for line in saved(namespace)) == 4
+
+
+def test_a_socket_that_fails_hides_no_other_failure_and_no_change(namespace, filter_):
+    """The kernel may lack the memory to tell the generation."""
+    told = threading.Event()
+    namespace.run(filter_.watch, told.set)
+    sock = filter_._connection.netlink._socket
+    with pytest.raises(BackendError, match="theirs"), filter_._unwatched():  # noqa: PT012 - inside
+        sock.close()
+        raise BackendError("theirs")
+    assert told.is_set()  # whether others changed something is not known
+    with pytest.raises(BackendError, match="netlink"):
+        namespace.run(filter_.replace, ())
+    assert saved(namespace, ours=True) == []
 
 
 def test_the_legacy_variant_is_refused(namespace, tools, monkeypatch):

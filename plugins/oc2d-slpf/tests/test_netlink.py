@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import socket
 from ipaddress import ip_network
 
 import pytest
@@ -167,6 +168,22 @@ def test_an_error_names_its_number_and_the_message(namespace):
         # the socket is good for the next one
         namespace.run(made.transact, messages[:2])
         assert "chain input" in namespace.nft(None, "list", "ruleset")
+    finally:
+        made.close()
+
+
+@pytest.mark.root
+def test_answers_that_were_left_are_not_taken_for_those_of_the_next_request(namespace):
+    made = namespace.run(Netlink)
+    try:
+        before = namespace.run(made.generation)
+        made._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with pytest.raises(NetlinkError, match="No buffer space"):
+            namespace.run(made.transact, [objects.delete_set(f"none{n}") for n in range(100)])
+        made._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        assert namespace.run(made.generation) == before
+        namespace.run(made.transact, [objects.table(0)])
+        assert namespace.run(made.generation) == before + 1
     finally:
         made.close()
 

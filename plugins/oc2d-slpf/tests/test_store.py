@@ -416,6 +416,45 @@ def test_of_a_damaged_store_all_rules_are_kept_that_can_be_read(
     assert capsys.readouterr().out.count("slpf_store_damaged") == 0
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"CREATE TABLE rule", b"CREATE TABLX rule"),
+        (b"number INTEGER", b"number\xc7INTEGER"),  # sqlite quotes it, which is no text then
+        (b"outcome(", b"outcome\x8b"),
+        (b"SQLite format 3", b"SQLite format 4"),
+        (b"SQLite format 3", b"\xff" * PAGE),
+    ],
+)
+@pytest.mark.parametrize("killed", [False, True])
+def test_all_rules_are_kept_when_the_first_page_is_damaged(
+    bench, paper, command, many, old, new, killed
+):
+    known, file = many
+    if killed:  # with what was written last beside the file
+        slpf = bench.start(paper)
+        slpf.execute(command("deny", "10.98.0.0/24"))
+        known = {rule["number"]: rule for rule in slpf.status()["rules"]}
+        kept = {at: at.read_bytes() for at in (file, file.with_name("slpf.db-wal"))}
+        bench.stop()
+        for at, content in kept.items():
+            at.write_bytes(content)
+    content = file.read_bytes()
+    assert old in content[:PAGE]
+    damage(file, 1, content[:PAGE].replace(old, new)[:PAGE])
+    slpf = bench.start(paper)
+    assert {rule["number"]: rule for rule in slpf.status()["rules"]} == known
+    assert {permit.address for permit in paper.permits} == {"192.0.2.1"}
+    # unless the page was written anew since
+    assert len(slpf.status()["damaged"]) == (0 if killed and not slpf._rules.store.repaired else 1)
+    assert slpf.execute(command("deny", "10.99.0.0/24")).results.rule_number == min(known) - 1
+    assert {path.name for path in file.parent.iterdir()} <= {
+        *(file.name + suffix for suffix in ("", "-wal", "-shm")),
+        *slpf.status()["damaged"],
+        *(f"{name}-wal" for name in slpf.status()["damaged"]),
+    }
+
+
 @pytest.mark.parametrize("rubbish", [b"", b"rubbish" * 1000])
 def test_a_store_of_which_nothing_can_be_read_is_reported_and_its_numbers_are_not_used_again(
     bench, paper, command, many, rubbish, capsys

@@ -59,6 +59,36 @@ def test_a_journal_that_is_damaged_inside_is_told_of(tmp_path):
         Journal(path)
 
 
+@pytest.mark.parametrize("octet", [b"\xc7", b"Z"])
+def test_a_journal_whose_schema_is_damaged_is_told_of(tmp_path, octet):
+    path = tmp_path / "journal.db"
+    Journal(path).close()
+    before, after = b"requests(", b"expires)"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(before + after, before + octet + after[1:]))
+    with pytest.raises(StateError, match=r"cannot use the journal"):
+        Journal(path)
+
+
+def test_a_journal_that_counted_its_requests_otherwise_gives_no_id_twice(tmp_path):
+    """Made with AUTOINCREMENT, by an earlier version that kept the last id there only."""
+    path = tmp_path / "journal.db"
+    Journal(path).close()
+    with closing(sqlite3.connect(path)) as database:
+        (made,) = database.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'requests'"
+        ).fetchone()
+        database.execute("DROP TABLE requests")
+        database.execute(made.replace("PRIMARY KEY", "PRIMARY KEY AUTOINCREMENT", 1))
+        database.execute("INSERT INTO requests(id, phase, expires) VALUES(7, 2, 0)")
+        database.execute("DELETE FROM requests")
+        database.commit()
+    with closing(Journal(path)) as journal:
+        journal.begin(durable=True)
+        assert journal.add_answered(None, 0, None) == 8
+        journal.commit()
+
+
 def test_a_directory_that_is_missing_is_told_of(tmp_path):
     with pytest.raises(StateError, match="cannot use the journal"):
         Journal(tmp_path / "none" / "journal.db")
