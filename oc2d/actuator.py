@@ -333,6 +333,17 @@ def _pairs_of(cls: type[Actuator]) -> dict[tuple[Action, str], Pair]:
     return found
 
 
+def _no_target(cls: type[Actuator], name: str) -> str:
+    """Say what is wrong with a target: its own ones have the prefix in pairs, not in `targets`."""
+    text = f"no target {name!r} in the language or in `targets`"
+    prefix, _, own = name.rpartition(":")
+    if name in cls.targets and prefix:
+        return f"{text}: keys of `targets` have no prefix, write {own!r} there"
+    if own in cls.targets:
+        return f"{text}; did you mean '{cls.profile}:{own}'?"
+    return text
+
+
 def _pair_from(cls: type[Actuator], name: str, mark: _Mark) -> Pair:
     where = f"{cls.__qualname__}.{name}"
     try:
@@ -343,12 +354,14 @@ def _pair_from(cls: type[Actuator], name: str, mark: _Mark) -> Pair:
     prefix, colon, own = mark.target.partition(":")
     known = own in cls.targets and prefix == cls.profile if colon else mark.target in CORE_TARGETS
     if not known:
-        raise PluginError(f"{where}: no target {mark.target!r} in the language or in `targets`")
+        raise PluginError(f"{where}: {_no_target(cls, mark.target)}")
     fields = frozenset(getattr(cls.args_type, "__struct_encode_fields__", ()))
     args = fields if mark.args is None else mark.args
     reverts = cls.revert is not Actuator.revert
     default_times = TIMES if reverts else frozenset({"start_time"})
     times = default_times if mark.times is None else mark.times
-    for unknown in (args - fields) | (times - TIMES):
-        raise PluginError(f"{where}: no argument {unknown!r}")
+    for named, there_are in ((args, fields), (times, TIMES)):
+        for unknown in sorted(named - there_are):
+            there = ", ".join(sorted(there_are)) or "none"
+            raise PluginError(f"{where}: no argument {unknown!r}; there is: {there}")
     return Pair(action, mark.target, args, times, name, mark.interim)

@@ -239,13 +239,14 @@ class Daemon:
             self._notifier.ready("the new configuration is wrong; the old one stays in force")
             return
         self._refused = ()
-        config = applied(old, new.config)
+        refused = reload_hooks(self._prepared.registry, new.hooks, self._place)
+        config = applied(old, new.config, refused)
         changes, marks = changed(old, config), _marks(config)
-        self._waiting = changed(config, new.config)
+        waiting = [*changed(config, new.config), *(f"plugins.{name}" for name in refused)]
+        self._waiting = tuple(dict.fromkeys(waiting))
         self._prepared = dataclasses.replace(self._prepared, config=config, warnings=new.warnings)
         _warn(new)
         self._link = consumer_link(config, self._profiles, self._client_id)
-        reload_hooks(self._prepared.registry, new.hooks, self._place)
         if changes:
             hosted = _hosted(self._prepared)
             self._consumer.configure(config, hosted, self._link.subscriptions)

@@ -80,16 +80,23 @@ def start_hooks(registry: Registry, configs: Mapping[str, Any], place: Place) ->
             raise PluginError(f"the plugin {plugin.source} did not start: {error}") from error
 
 
-def reload_hooks(registry: Registry, configs: Mapping[str, Any], place: Place) -> None:
-    """Give the plugins that are on their new configuration; what they raise is logged."""
+def reload_hooks(registry: Registry, configs: Mapping[str, Any], place: Place) -> tuple[str, ...]:
+    """Give the plugins that are on their new configuration; name those that did not take it."""
+    refused = []
     for plugin in _running(registry):
         name = plugin.source.entry_point
         if takes_table(plugin) and name not in configs:
             continue  # its table is gone: a restart ends it, as `changed` says
         try:
             plugin.call(_CONFIGURE, config=configs.get(name), place=place)
+        except Oc2dError as error:
+            _log.error(PLUGIN_RELOAD_FAILED, plugin=str(plugin.source), error=str(error))
         except Exception:  # noqa: BLE001 - any plugin, any error
             _log.exception(PLUGIN_RELOAD_FAILED, plugin=str(plugin.source))
+        else:
+            continue
+        refused.append(name)
+    return tuple(refused)
 
 
 def stop_hooks(registry: Registry) -> None:

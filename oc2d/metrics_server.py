@@ -7,6 +7,7 @@ import selectors
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ METRICS_FAILED = "metrics_failed"
 
 _MODE = 0o660
 _PATIENCE = 2.0  # seconds a client has to ask and to read
+_PAUSE = 0.1  # seconds
 _FAILED = 500
 
 
@@ -77,6 +79,14 @@ class MetricsServer:
 
 
 class _Quiet(socketserver.BaseServer):
+    def get_request(self) -> tuple[Any, Any]:
+        """Wait a moment after a failure: without descriptors the client would be there for ever."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_PAUSE)
+            raise
+
     def handle_error(self, *_: object) -> None:
         """Say nothing of a client that is gone: the original writes tracebacks to stderr."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib.resources import files
+from keyword import iskeyword
 from pathlib import Path
 
 from oc2d import __version__
@@ -23,6 +24,11 @@ _FILES = {
     "oc2d_template/py.typed": None,
     "tests/test_template.py": "tests.txt",
 }
+# names that the module of the template uses
+_TAKEN = (
+    "Actuator Any Args ClassVar Collection Command Config Context Mapping NoMatch Response Results"
+)
+_SHIPPED = frozenset({"audit", "pf", "log", "policy", "sbom", "slpf"})
 
 
 def make_plugin(nsid: str, parent: Path) -> Path:
@@ -33,6 +39,8 @@ def make_plugin(nsid: str, parent: Path) -> Path:
     if problem := nsid_problem(nsid):
         raise UsageError(problem)
     name = nsid.removeprefix("x-").lower()
+    if name in _SHIPPED:
+        raise UsageError(f"oc2d-{name} is a package of oc2d itself: take another name")
     words = _words(nsid, name)
     root = parent / f"oc2d-{name}"
     try:
@@ -43,7 +51,10 @@ def make_plugin(nsid: str, parent: Path) -> Path:
             template = "" if source is None else _read(source)
             file.write_text(_filled(template, words), "utf-8")
     except FileExistsError:
-        raise Oc2dError(f"{root} is there already") from None
+        raise Oc2dError(
+            f"{root} is there already; names of packages do not tell x-Door from x-door, or av "
+            "from x-av"
+        ) from None
     except OSError as error:
         raise Oc2dError(f"cannot write {error.filename or root}: {error.strerror}") from error
     return root
@@ -63,9 +74,20 @@ def _words(nsid: str, name: str) -> dict[str, str]:
         "x-template": nsid,
         "template = ": f"{name} = ",
         "test_template": f"test_{module}",
-        "Template": bare if bare[0].isalpha() else f"Profile{bare}",
+        "Template": _class_name(bare),
         "@RANGE@": _range(__version__),
     }
+
+
+def _class_name(bare: str) -> str:
+    """Return a name that Python takes, that is not the template's and no test class to pytest."""
+    if not bare[0].isalpha():
+        return f"Profile{bare}"
+    return (
+        f"{bare}Profile"
+        if bare in _TAKEN.split() or iskeyword(bare) or bare.startswith("Test")
+        else bare
+    )
 
 
 def _filled(text: str, words: dict[str, str]) -> str:

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, distributions, packages_distributions
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
 
 from oc2d.hookspecs import ENTRY_POINT_GROUP
 
@@ -33,6 +36,13 @@ class Stray:
     distribution: str | None = None
     version: str | None = None
     location: str | None = None
+
+
+class _Origin(msgspec.Struct):
+    """What pip writes of where a distribution came from (PEP 610)."""
+
+    url: str = ""
+    dir_info: dict[str, bool] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +141,28 @@ def places() -> list[Place]:
         if _is_plugin(one):
             names = plugins.setdefault(os.path.realpath(_location(one)), [])
             names.append(one.metadata["Name"])
+    sources = _sources()
     return [
-        Place(one, tuple(sorted(plugins.get(one, ()))), _problem(one)) for one in _directories()
+        Place(one, tuple(sorted(plugins[one])))
+        if one in plugins
+        else Place(one, problem=_problem(one) or sources.get(one, ""))
+        for one in _directories()
     ]
+
+
+def _sources() -> dict[str, str]:
+    """Name the directories that are on the path for what was installed with `pip install -e`."""
+    found = {}
+    for one in _found():
+        try:
+            origin = msgspec.json.decode(one.read_text("direct_url.json") or "{}", type=_Origin)
+        except msgspec.MsgspecError:
+            continue
+        if origin.dir_info.get("editable"):
+            place = Path(unquote(urlsplit(origin.url).path))
+            for directory in (place, place / "src"):
+                found[os.path.realpath(directory)] = f"source of {one.metadata['Name']} (editable)"
+    return found
 
 
 def _problem(directory: str) -> str:

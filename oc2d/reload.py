@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from msgspec.structs import replace
 
@@ -14,11 +14,11 @@ __all__ = ["applied", "changed"]
 _ACTUATOR = "actuators.<nsid>"
 
 
-def applied(old: Config, new: Config) -> Config:
+def applied(old: Config, new: Config, refused: Collection[str] = ()) -> Config:
     """Return what is in force after a reload: `new`, but for what only a start can bring about.
 
     That is who we are, where things are kept, which actuators and plugins of hooks there are, and
-    the keys of actuators, who read their table once.
+    the keys of actuators, who read their table once; and the tables of plugins that `refused` them.
     """
     return replace(
         new,
@@ -31,7 +31,10 @@ def applied(old: Config, new: Config) -> Config:
             name: replace(table, timeout=new.actuators.get(name, table).timeout)
             for name, table in old.actuators.items()
         },
-        plugins={name: new.plugins.get(name, table) for name, table in old.plugins.items()},
+        plugins={
+            name: table if name in refused else new.plugins.get(name, table)
+            for name, table in old.plugins.items()
+        },
     )
 
 

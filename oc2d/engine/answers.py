@@ -82,6 +82,11 @@ class Written(msgspec.Struct, frozen=True):
         """The outcome."""
         return self.response.status
 
+    @property
+    def refusal(self) -> str | None:
+        """Its text, when it is a refusal."""
+        return self.response.status_text if self.status >= StatusCode.BAD_REQUEST else None
+
 
 def refused(refusal: Refusal) -> OpenC2Response:
     """Turn a refusal into the response that tells it."""

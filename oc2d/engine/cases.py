@@ -104,9 +104,8 @@ class Cases:
                 self._journal.delivered(memory.packet_id, memory.digest, request)
         if not verdict.silent:
             self._send(written, verdict.to, batch, durable=verdict.durable)
-        status = written.status
         batch.then.append(
-            partial(self.ledger.enter, verdict.request, verdict.to, topic, status, 0.0)
+            partial(self.ledger.enter, verdict.request, verdict.to, topic, written, 0.0)
         )
 
     def _repeat(self, verdict: Repeat, topic: str, batch: Batch) -> None:
@@ -249,9 +248,18 @@ class Cases:
             written = self._answers.write(refused(Failed("internal error")))
         if isinstance(outcome, Response) and written.status != outcome.status:
             unknown = True  # carried out, and what it said of it cannot be sent
-        self._finish(case, written, batch, unknown=unknown)
+        cause = outcome.__cause__ if isinstance(outcome, Refusal) else None
+        self._finish(case, written, batch, unknown=unknown, cause=cause)
 
-    def _finish(self, case: Case, written: Written, batch: Batch, *, unknown: bool = False) -> None:
+    def _finish(
+        self,
+        case: Case,
+        written: Written,
+        batch: Batch,
+        *,
+        unknown: bool = False,
+        cause: BaseException | None = None,
+    ) -> None:
         job, status = case.job, written.status
         request, again = job.request, status == StatusCode.SERVICE_UNAVAILABLE
         lasts = job.window.stop is not None and (status < StatusCode.BAD_REQUEST or unknown)
@@ -273,7 +281,7 @@ class Cases:
         duration = (self._clock.monotonic() - case.begun) * 1000
         topic = case.origin.topic
         batch.then.append(
-            partial(self.ledger.enter, case.request, case.to, topic, status, duration)
+            partial(self.ledger.enter, case.request, case.to, topic, written, duration, cause=cause)
         )
 
     def _spoken(self, outcome: Outcome, case: Case) -> Written:

@@ -29,7 +29,7 @@ from oc2d.engine.ports import Transfer
 from oc2d.engine.schedule import Scheduler
 from oc2d.engine.selection import Hosted, id_names
 from oc2d.engine.worker import Worker
-from oc2d.errors import Oc2dError, StateError
+from oc2d.errors import Oc2dError, Refusal, StateError
 
 __all__ = ["Consumer"]
 
@@ -250,6 +250,8 @@ class Consumer:
             return {"state": "running", **worker.call(worker.host.actuator.status, _STATUS_TIME)}
         except TimeoutError:
             return {"state": "busy"}
+        except Refusal as refusal:
+            return {"state": "running", "error": f"status failed: {refusal.text}"}
         except Exception as error:  # noqa: BLE001 - any plugin, any error
             return {"state": "running", "error": f"status failed: {type(error).__name__}"}
 

@@ -266,6 +266,8 @@ class Engine:
         return min(max(0.0, min(dues) - now), _LONGEST_PAUSE) if dues else None
 
     def _write(self, reports: Sequence[_Report]) -> None:
+        if self.journal_error:  # whoever judges what waits would do so again and again
+            self._journal.try_out()
         batch = Batch()
         taken = self._gate.taken()
         now = self._clock.monotonic()

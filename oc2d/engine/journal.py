@@ -7,7 +7,6 @@ gone. A durable commit survives power loss, any other a kill -9.
 
 from __future__ import annotations
 
-import os
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from oc2d.engine.journal_file import open_
 from oc2d.engine.ports import Outgoing
 from oc2d.engine.window import Window
 from oc2d.errors import StateError
@@ -25,43 +25,7 @@ from oc2d.language.codec import Encoding
 
 __all__ = ["Journal", "Known", "Origin", "Pending", "Phase", "Timer"]
 
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE requests(
-  id INTEGER PRIMARY KEY,      -- never used again; AUTOINCREMENT would double the cost of a row
-  key BLOB,                    -- 8 bytes of (from, request_id), 8 of the body; NULL: no request id
-  phase INTEGER NOT NULL,
-  attempts INTEGER NOT NULL DEFAULT 0,
-  expires INTEGER NOT NULL,    -- seconds since 1970
-  actuator TEXT,
-  origin BLOB,                 -- NULL once nothing more is to be done for it
-  response BLOB                -- the last one sent, as JSON; NULL: none
-);
-CREATE INDEX requests_key ON requests(key) WHERE key IS NOT NULL;
-CREATE INDEX requests_open ON requests(id) WHERE origin IS NOT NULL;
-CREATE INDEX requests_expires ON requests(expires) WHERE origin IS NULL;
-CREATE TABLE outbox(
-  handle INTEGER PRIMARY KEY,
-  place INTEGER NOT NULL,      -- order of sending
-  topic TEXT NOT NULL,
-  payload BLOB NOT NULL,
-  encoding TEXT NOT NULL,
-  correlation BLOB,
-  released INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE timers(
-  request INTEGER NOT NULL,
-  revert INTEGER NOT NULL,     -- 0: execute at the start, 1: revert at the end of the window
-  attempts INTEGER NOT NULL DEFAULT 0,
-  PRIMARY KEY(request, revert)
-) WITHOUT ROWID;
-CREATE TABLE deliveries(
-  packet_id INTEGER PRIMARY KEY,
-  digest BLOB NOT NULL,
-  request INTEGER NOT NULL
-);
-"""
+_ROOM = 1 << 16  # bytes that a disk should take before it is trusted again
 
 
 class Phase(IntEnum):
@@ -124,7 +88,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._usable():
-            self._db = _open(path)
+            self._db = open_(path)
         try:
             with self._usable():
                 self.epoch = self._meta("epoch", secrets.token_hex(6))
@@ -194,6 +158,17 @@ class Journal:
         if self._db.in_transaction:
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
+
+    def try_out(self) -> None:
+        """Raise what the disk has against some more bytes: to know before the work is done."""
+        for text in ("x" * _ROOM, ""):
+            self.begin(durable=True)
+            try:
+                self._db.execute("REPLACE INTO meta VALUES('room', ?)", (text,))
+                self.commit()
+            except sqlite3.Error:
+                self.rollback()
+                raise
 
     # -- requests
 
@@ -405,26 +380,3 @@ class Journal:
             )
             for handle, topic, payload, encoding, correlation, released in rows
         ]
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """Open or create the file; the caller turns errors into ours."""
-    for old in (path, path.with_name(f"{path.name}-wal")):
-        # what an earlier process wrote, and was killed before syncing, we will act on
-        with suppress(FileNotFoundError), old.open("rb") as file:
-            os.fsync(file.fileno())
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
-    try:
-        # One process at a time: no shared memory file, and a second one is told so.
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_VERSION};COMMIT")
-        elif version != _VERSION:
-            raise StateError(f"{path} was written by another version of oc2d (format {version})")
-    except BaseException:
-        connection.close()
-        raise
-    return connection

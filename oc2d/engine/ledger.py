@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from traceback import format_exception_only
 
 import structlog
 
 from oc2d.engine import events
-from oc2d.engine.answers import ReplyTo
+from oc2d.engine.answers import ReplyTo, Written
 from oc2d.engine.clock import Clock
 from oc2d.engine.histogram import Histogram
 from oc2d.engine.hooks import Hooks
@@ -17,6 +18,7 @@ __all__ = ["Ledger"]
 
 _log = structlog.get_logger("oc2d.engine")
 _LAST = 20
+_LONGEST = 1000  # characters of a cause
 
 
 class Ledger:
@@ -37,13 +39,18 @@ class Ledger:
         request: Request | None,
         to: ReplyTo,
         topic: str,
-        status: int | None,
+        written: Written | None,
         duration_ms: float,
         *,
         duplicate: bool = False,
+        cause: BaseException | None = None,
     ) -> None:
-        """Log the one line of a request (DESIGN 2), count it, tell the hooks."""
+        """Log the one line of a request (DESIGN 2), count it, tell the hooks.
+
+        `written` is what was answered, `cause` the exception behind a refusal: for the log only.
+        """
         command = request.command if request else None
+        status = None if written is None else int(written.status)
         line: dict[str, object] = {
             "request_id": to.request_id,
             "producer": to.producer,
@@ -52,14 +59,19 @@ class Ledger:
             "action": command.action.value if command else None,
             "target": command.target.name if command else None,
             "command_id": (command and command.command_id) or to.request_id,  # LANG-5
-            "status": None if status is None else int(status),
+            "status": status,
             "duration_ms": round(duration_ms, 2),
             "duplicate": duplicate,
         }
-        _log.info(events.REQUEST, **line)
+        why = {}
+        if written is not None and written.refusal is not None:
+            why["text"] = written.refusal
+        if cause is not None:
+            why["cause"] = "".join(format_exception_only(cause)).strip()[:_LONGEST]
+        _log.info(events.REQUEST, **line, **why)
         self.last.append({"at": self._clock.wall(), **line})
         if request is not None and status is not None:
-            key = (request.profile or "", request.command.action.value, int(status))
+            key = (request.profile or "", request.command.action.value, status)
             self.outcomes[key] += 1
             self.durations.add(duration_ms)
-            self._hooks.response(request, int(status), duration_ms)
+            self._hooks.response(request, status, duration_ms)

@@ -34,6 +34,7 @@ Shorten = Callable[[Outgoing, int], "Outgoing | None"]
 
 _ERROR: Final = 0x80
 _ID_UNKNOWN: Final = 0x92
+_UNMATCHED: Final = 0x10  # no matching subscribers
 _ID_IN_USE: Final = 0x91
 _QUOTA: Final = 0x97
 _IMPLEMENTATION: Final = 0x83
@@ -50,7 +51,7 @@ class Conversation:
         self.limits: ServerLimits | None = None
         self.session_present: bool | None = None
         self.subscriptions: Mapping[str, int | str] = {}
-        self.received = self.published = self.refused = 0
+        self.received = self.published = self.refused = self.unmatched = 0
         self._intake = intake
         self._shorten = shorten
         self._link: Link | None = None
@@ -253,6 +254,7 @@ class Conversation:
     def _acknowledged(self, ack: Ack, sent: list[int], taken: list[int]) -> None:
         assert self._link is not None  # noqa: S101  packets come from it
         handle = ack.packet_id
+        self.unmatched += ack.reason == _UNMATCHED  # of a PUBACK or PUBREC only
         if ack.kind is Kind.PUBREL:
             known = handle in self._awaiting_release
             self._awaiting_release.discard(handle)

@@ -136,6 +136,7 @@ class Session:
             received=talk.received,
             published=talk.published,
             refused=talk.refused,
+            unmatched=talk.unmatched,
             in_flight=talk.outbox.in_flight if connected else 0,
             queued=talk.outbox.waiting if connected else len(talk.outbox),
             undecided=talk.inbox.undecided,

@@ -36,7 +36,8 @@ class LinkStatus:
 
     `subscriptions`: for each filter the granted QoS, or what is wrong with it; empty until the
     broker has answered. `in_flight`: published, not yet acknowledged; `queued`: not yet published;
-    `undecided`: delivered to us, not yet acknowledged. The counters run since the start.
+    `undecided`: delivered to us, not yet acknowledged; `unmatched`: published, and the broker said
+    that nobody has subscribed. The counters run since the start.
     """
 
     connected: bool
@@ -50,6 +51,7 @@ class LinkStatus:
     received: int = 0
     published: int = 0
     refused: int = 0
+    unmatched: int = 0
     in_flight: int = 0
     queued: int = 0
     undecided: int = 0

@@ -151,18 +151,25 @@ def _ask(options: argparse.Namespace) -> int:
                 replies.append(reply)
         finally:
             screen.close()
+        lost = producer.unmatched
     if request.response is ResponseType.NONE:
+        if lost:
+            _say(_LOST)
         return 0
     verdict = _verdict(replies, request.response, expect, timeout)
     if not replies:
-        _say(_why_silent(options.device))
+        _say(_LOST if lost else _why_silent(options.device))
     return verdict
 
 
+_LOST = "the broker says that nobody has subscribed to this topic: the command is lost"
+
+
 def _why_silent(device: str | None) -> str:
-    who = "no Consumer listens there" if device is None else f"no Consumer has device_id {device}"
+    who = "no Consumer" if device is None else f"no Consumer with device_id {device}"
     return (
-        f"either {who}, or it is away: then the broker keeps the command, and it takes effect later"
+        f"either {who} has ever subscribed here: then the command is lost; or it is away: then the "
+        "broker keeps the command, and it takes effect later; `oc2d status` on the Consumer tells"
     )
 
 

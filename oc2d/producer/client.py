@@ -81,6 +81,11 @@ class Producer:
         """Publish, and wait until the broker has it."""
         self._wire.publish(request.topic, request.payload, request.encoding)
 
+    @property
+    def unmatched(self) -> bool:
+        """Whether the broker said that nobody has subscribed to a topic published on (0x10)."""
+        return self._wire.unmatched
+
     def replies(
         self, request: Request, *, expect: int | None = None, timeout: float = 5.0
     ) -> Iterator[Reply]:

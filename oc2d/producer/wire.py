@@ -88,6 +88,11 @@ class Wire:
                 "(--verbose shows its reason)"
             )
 
+    @property
+    def unmatched(self) -> bool:
+        """Whether the broker said of something published that nobody has subscribed to it."""
+        return self._session.status().unmatched > 0
+
     def receive(self, deadline: float | None) -> Inbound | None:
         """Wait for the next delivery until `deadline` (monotonic clock; None: for ever)."""
         left = None if deadline is None else max(0.0, deadline - time.monotonic())

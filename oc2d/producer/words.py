@@ -46,7 +46,8 @@ def _target_value(name: str, words: Sequence[str]) -> Tree:
     if core is None and words and all("=" in word for word in words):
         return _assignments(words, _guessed)
     if len(words) != 1:
-        raise UsageError(f"{name} takes one value, not {len(words)}")
+        empty = "" if words or core is not None else "; for an empty structure write '{}'"
+        raise UsageError(f"{name} takes one value, not {len(words)}{empty}")
     return words[0] if core is not None else _guessed(name, words[0])
 
 

@@ -85,7 +85,7 @@ def oc2d_daemon(tmp_path: Path, oc2d_broker: Broker) -> Iterator[Callable[..., D
 # -- the report of the conformance kit
 
 
-_OUTCOMES = pytest.StashKey[dict[str, list[tuple[Any, bool]]]]()
+_OUTCOMES = pytest.StashKey[dict[str, list[tuple[Any, bool]]]]()  # by profile
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -99,19 +99,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     )
     if check is not None and (report.when == "call" or report.failed):
         kept = item.config.stash.setdefault(_OUTCOMES, {})
-        kept.setdefault(check.subject.nsid, []).append((check.rule, report.passed))
+        kept.setdefault(check.subject.nsid, []).append((check, report.passed))
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Tell by requirement what the kit found."""
+    from oc2d.testing.kit.report import left_out  # noqa: PLC0415 - see the module's docstring
+
     for profile, outcomes in config.stash.get(_OUTCOMES, {}).items():
         shown: dict[str, bool] = {}
-        for rule, passed in outcomes:
-            for number in rule.requirements:
+        for check, passed in outcomes:
+            for number in check.rule.requirements:
                 shown[number] = shown.get(number, True) and passed
         broken = [number for number, passed in shown.items() if not passed]
         words = f"breaks {', '.join(sorted(broken))}" if broken else f"meets all {len(shown)}"
-        line = f"oc2d: of the requirements for actuators {profile} {words}"
+        notes = "".join(f"; {note}" for note in left_out(outcomes[0][0].subject))
+        line = f"oc2d: of the requirements for actuators {profile} {words}{notes}"
         terminalreporter.write_line(line, red=bool(broken))

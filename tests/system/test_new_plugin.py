@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -105,6 +106,9 @@ def test_the_line_of_its_readme_commands_it(made, oc2d_broker, tmp_path, monkeyp
         ("x-front-door", "oc2d_front_door", "FrontDoor"),
         ("x-7up_a", "oc2d_7up_a", "Profile7upA"),
         ("x-ACME", "oc2d_acme", "Acme"),
+        ("x-test", "oc2d_test", "TestProfile"),
+        ("x-command", "oc2d_command", "CommandProfile"),
+        ("x-none", "oc2d_none", "NoneProfile"),
     ],
 )
 def test_every_legal_name_makes_names_that_python_takes(nsid, package, kind, tmp_path):
@@ -117,15 +121,33 @@ def test_every_legal_name_makes_names_that_python_takes(nsid, package, kind, tmp
     assert left == []
 
 
+def test_lasting_commands_leave_one_key_however_many_there_are(tmp_path, oc2d_host):
+    names: dict[str, type] = {}
+    exec((make_plugin("x-door", tmp_path) / "oc2d_door/__init__.py").read_text(), names)  # noqa: S102 - it is what we made
+    host = oc2d_host(names["Door"], {"items": ["front"]})
+    lock = {"action": "deny", "target": {"x-door:item": "front"}}
+    minute = {**lock, "args": {"duration": 60_000}}
+    for command in (minute, lock, lock, minute, lock):
+        assert host.command(command).status == 200
+    (file,) = tmp_path.rglob("x-door.json")
+    assert len(json.loads(file.read_text())["front"]) == 2
+    host.advance(61)
+    assert json.loads(file.read_text()) == {"front": ["lasting"]}
+
+
 def test_mistakes_are_told_and_nothing_is_overwritten(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["new-plugin", "door"]) == 2
     assert "a private one starts with x-" in capsys.readouterr().err
+    assert main(["new-plugin", "x-slpf"]) == 2
+    assert "oc2d-slpf is a package of oc2d itself" in capsys.readouterr().err
     assert main(["new-plugin", "x-door"]) == 0
     assert capsys.readouterr().out.startswith("oc2d-door: start with its README.md")
     (tmp_path / "oc2d-door/README.md").write_text("mine")
     assert main(["new-plugin", "x-door"]) == 1
     assert "oc2d-door is there already" in capsys.readouterr().err
+    assert main(["new-plugin", "x-Door"]) == 1
+    assert "do not tell x-Door from x-door" in capsys.readouterr().err
     assert (tmp_path / "oc2d-door/README.md").read_text() == "mine"
     (tmp_path / "file").touch()
     assert main(["new-plugin", "x-door", "--directory", "file"]) == 1

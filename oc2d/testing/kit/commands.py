@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from oc2d.actuator import Actuator, Endpoint
+from oc2d.actuator import API_VERSION, Actuator, Endpoint
 from oc2d.errors import ConfigError, Refusal
 from oc2d.language.vocabulary import Action
 from oc2d.testing.kit.check import rule
@@ -48,8 +48,14 @@ def _parsed(kind: type[Actuator], table: dict[str, Any]) -> ConfigError | None:
 
 @rule("ACT-2")
 def it_starts_stops_and_hears_of_the_link(trial: Trial) -> None:
-    """It bears `stop` without `start`, being started again, and news of the link at any time."""
+    """It can be loaded, bears `stop` without `start`, a second start, and news of the link."""
     kind = trial.subject.actuator
+    wanted, here = kind.api or (API_VERSION[0], 0), API_VERSION
+    expect(
+        wanted[0] == here[0] and wanted[1] <= here[1],
+        f"it would not be loaded: `api` needs {'.'.join(map(str, wanted))} of the interface, "
+        f"this oc2d offers {'.'.join(map(str, here))}",
+    )
     for one in kind.create(kind.parse_config(trial.table)):
         try:
             one.stop()

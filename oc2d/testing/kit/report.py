@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from oc2d.testing.kit.check import CHECKS, Check, Rule
 from oc2d.testing.kit.subject import Subject
 
-__all__ = ["Finding", "Report", "checks", "examine"]
+__all__ = ["Finding", "Report", "checks", "examine", "left_out"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,15 @@ def _indented(text: str) -> Iterable[str]:
 def checks(subject: Subject) -> list[Check]:
     """Return the checks that apply to a subject, for `pytest.mark.parametrize`."""
     return [Check(rule, subject) for rule in CHECKS if not rule.needs(subject)]
+
+
+def left_out(subject: Subject) -> list[str]:
+    """Tell in words which checks do not apply, and why: a misspelt `revert` must not pass."""
+    reasons = Counter(filter(None, (rule.needs(subject) for rule in CHECKS)))
+    return [
+        f"{reason}, {number} {'checks' if number > 1 else 'check'} left out"
+        for reason, number in reasons.items()
+    ]
 
 
 def examine(subject: Subject, directory: Path) -> Report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from oc2d.actuator import Command
+from oc2d.actuator import Actuator, Command
 from oc2d.language.vocabulary import Action
 from oc2d.testing.kit.check import rule
 from oc2d.testing.kit.subject import Sample, Subject
@@ -18,6 +18,8 @@ _MOST = 4  # samples that are tried with each other
 
 
 def _windowed(subject: Subject) -> str:
+    if subject.actuator.revert is Actuator.revert:
+        return "no `revert`: no windows"
     return "" if subject.taking("duration") else "none of its samples takes `duration`"
 
 
@@ -136,7 +138,11 @@ def a_window_that_ended_meanwhile_does_not_come_back(trial: Trial) -> None:
             one.kill_and_start(away=_OVER)
             after = one.state()
             one.no_faults(f"at a start after the window of {sample}")
-            expect(after == before, f"{sample}: {before} before its window, {after} after it")
+            expect(
+                after == before,
+                f"{sample}: the window ended while the daemon was away; {before} before the "
+                f"command, {after} after the start",
+            )
             expect(
                 one.restored == before,
                 f"{sample} ended while the daemon was away, and after `restore` {one.restored} "

@@ -186,14 +186,20 @@ class AuditLog:
                 if self._unwritten:
                     return
                 os.fdatasync(self._fd)
-                self.file.rename(f"{self.file}.{self._link.seq:012}")
-                old, self._fd, self._size = self._fd, _open(self.file), 0
+                aside = self.file.rename(f"{self.file}.{self._link.seq:012}")
+                try:
+                    fresh = _open(self.file)
+                except (OSError, PluginError):
+                    aside.rename(self.file)  # or the next attempt would find nothing there
+                    raise
+                old, self._fd, self._size = self._fd, fresh, 0
                 os.close(old)
             _log.info(AUDIT_HEAD, seq=self._link.seq, hash=self._link.hash)
             if self.keep is not None:
                 for path in rotated(self.file)[: -self.keep]:
                     path.unlink()
             _sync_directory(self.file.parent)
+            self._stuck = False
         except (OSError, PluginError) as error:
             if not self._stuck:
                 _log.error(AUDIT_FAILED, file=str(self.file), error=f"not rotated: {error}")

@@ -30,11 +30,14 @@ def verify(file: Path, *expected: Link) -> Report:
     """
     report = Report()
     missing = {link.seq: link.hash for link in expected if link != NOTHING}
-    for place, line in _lines(file):
-        if not line.endswith(b"\n"):
+    for path, place, line in _lines(file):
+        whole = line.endswith(b"\n")
+        if not whole and path == file:
             report.notes.append(f"{place}: the line is not whole: being written, or a crash")
             break
         try:
+            if not whole:
+                raise ValueError("the line is not whole")
             link, record = link_of(line)
             _follows(report.last, link, record)
             if "broken" in record:
@@ -56,11 +59,11 @@ def verify(file: Path, *expected: Link) -> Report:
     return report
 
 
-def _lines(file: Path) -> Iterator[tuple[str, bytes]]:
+def _lines(file: Path) -> Iterator[tuple[Path, str, bytes]]:
     for path in [*rotated(file), file]:
         with path.open("rb") as stream:
             for number, line in enumerate(stream, 1):
-                yield f"{path}:{number}", line
+                yield path, f"{path}:{number}", line
 
 
 def _follows(last: Link | None, link: Link, record: dict[str, Any]) -> None:

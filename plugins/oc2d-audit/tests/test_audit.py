@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -248,6 +249,45 @@ def test_a_log_that_cannot_be_put_aside_goes_on(make, monkeypatch):
     assert [entry["event"] for entry in entries] == ["audit_failed"]
     log.close()
     assert (log.error, checked(log).wrong) == (None, None)
+
+
+def test_a_rotation_that_failed_half_way_is_undone_and_the_next_is_as_any(make, monkeypatch):
+    log = make(rotate_bytes=2000)
+
+    def fill():
+        for number in range(10):
+            log.write({"event": "decision", "number": number})
+        log.sync()
+
+    def exhausted(_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with structlog.testing.capture_logs() as entries:
+        for before in range(2):
+            with monkeypatch.context() as patch:
+                patch.setattr("oc2d_audit.log._open", exhausted)
+                fill()
+                fill()
+                assert (len(rotated(log.file)), log.file.exists()) == (before, True)
+            fill()
+            assert len(rotated(log.file)) == before + 1
+            assert checked(log).wrong is None
+    told = [entry["event"] for entry in entries]
+    assert told == ["audit_failed", "audit_head"] * 2
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+def test_a_torn_line_is_wrong_in_a_file_that_was_put_aside(make, with_head):
+    log = make(rotate_bytes=2000)
+    for number in range(30):
+        log.write({"event": "decision", "number": number})
+        log.sync()
+    log.close()
+    first = rotated(log.file)[0]
+    first.write_bytes(first.read_bytes()[:-1])
+    lines = first.read_bytes().count(b"\n") + 1
+    report = checked(log) if with_head else verify(log.file)
+    assert report.wrong == f"{first}:{lines}: the line is not whole"
 
 
 # -- a full disk

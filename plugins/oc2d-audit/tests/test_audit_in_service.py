@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,47 @@ def test_each_decision_is_a_line_and_a_kill_leaves_a_whole_log(zulu):
     assert asked == {"r0", "r1", "r2", *(f"k{number}" for number in range(200))}
     assert told.items() >= {"error": None, "unwritten": 0}.items()
     assert told["hash"] in {one["hash"] for one in records}
+
+
+def test_what_is_no_command_leaves_no_record_and_one_for_an_unknown_profile_has_none(zulu):
+    soc = zulu.host.producer()
+    net = {"ipv4_net": "198.51.100.7"}
+    elsewhere = {**command("deny", net), "profile": "x-door"}
+    unread = {**elsewhere, "target": {"nonsense": 3}}
+    assert soc.ask(command("deny", {"ipv4_net": "x"}), request_id="r1").status == 400
+    soc.send(unread, "oc2/cmd/all", request_id="r2")
+    assert soc.ask(unread, request_id="r3").status == 400
+    soc.send(elsewhere, "oc2/cmd/all", request_id="r4")
+    assert soc.ask(elsewhere, request_id="r5").status == 404
+    assert soc.ask(command("deny", net), request_id="r6").status == 200
+    records = [json.loads(line) for line in zulu.audit.read_text().splitlines()]
+    assert sorted(
+        (one["request_id"], one["event"], one["profile"] or "", one.get("status"))
+        for one in records
+        if "request_id" in one
+    ) == [
+        ("r4", "asked", "", None),
+        ("r5", "asked", "", None),
+        ("r5", "decision", "", 404),
+        ("r6", "asked", "x-log", None),
+        ("r6", "decision", "x-log", 200),
+    ]
+
+
+def test_another_file_waits_for_a_restart(zulu, tmp_path):
+    zulu.tables["plugins.audit"] = {"file": str(tmp_path / "other.log")}
+    zulu.write_config()
+    zulu.signal(signal.SIGHUP)
+    wait_until(lambda: zulu.entries("reloaded"))
+    (failed,) = zulu.entries("plugin_reload_failed")
+    assert failed["error"] == "another file needs a restart: the chain has one end"
+    assert zulu.entries("reloaded")[0]["changed"] == []
+    assert zulu.told()["restart_needed"] == ["plugins.audit"]
+    zulu.tables["plugins.audit"] = {"file": str(zulu.audit)}
+    zulu.write_config()
+    zulu.signal(signal.SIGHUP)
+    wait_until(lambda: len(zulu.entries("reloaded")) == 2)
+    assert zulu.told()["restart_needed"] == []
 
 
 def test_a_log_that_cannot_be_opened_ends_the_start(zulu):

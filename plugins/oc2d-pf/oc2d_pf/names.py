@@ -7,10 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-import dns.exception
-import dns.rdatatype
-import dns.resolver
-
 __all__ = ["Answer", "LookUp", "LookUpError", "look_up"]
 
 _SHORTEST, _LONGEST = 5, 86_400  # seconds until the next look-up
@@ -35,6 +31,11 @@ LookUp = Callable[[str], Answer]
 
 def look_up(name: str) -> Answer:
     """Ask the name servers of this host, as /etc/resolv.conf has them now; takes its time."""
+    # imported here: a tenth of the start of a daemon, which may have no name to look up
+    import dns.exception  # noqa: PLC0415
+    import dns.rdatatype  # noqa: PLC0415
+    import dns.resolver  # noqa: PLC0415
+
     found: set[IPv4Address | IPv6Address] = set()
     lifetime = float(_LONGEST)
     try:

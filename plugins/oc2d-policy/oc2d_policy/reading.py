@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 from oc2d.errors import ConfigError, Problem
 from oc2d.language.vocabulary import CORE_TARGETS, Action, nsid_problem
 from oc2d_policy.judge import Effect, Hours, Policy, Rule
-from oc2d_policy.subjects import Network
+from oc2d_policy.subjects import DOTS, Network, in_ascii
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,6 +31,7 @@ _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _ACTIONS = frozenset(action.value for action in Action)
 _PROFILE_TARGET = re.compile(r"([^:]+):[A-Za-z0-9*?][\w*?-]*")
 _WILD = frozenset("*?[")
+_CLASS = _WILD | {"]"}
 _TOP = ("default", "timezone", "rules")
 _HOURS = ("days", "from", "to")
 
@@ -206,7 +207,10 @@ def _net(value: object) -> Network:
 
 
 def _domain(value: object) -> re.Pattern[str]:
-    return _pattern(_text(value).rstrip(".").lower())
+    text = _text(value)
+    if any(not label.isascii() and _CLASS & set(label) for label in DOTS.split(text)):
+        raise ValueError(f"{text!r}: a label is either a pattern or beyond ASCII; write xn--...")
+    return _pattern(in_ascii(text))
 
 
 def _day(value: object) -> int:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from oc2d.language.command import Target
 from oc2d.language.targets import IPv4Connection, IPv6Connection
 
-__all__ = ["Network", "Subjects"]
+__all__ = ["DOTS", "Network", "Subjects", "in_ascii"]
 
 Network: TypeAlias = IPv4Network | IPv6Network
-_EVERYWHERE: dict[type, Network] = {
-    IPv4Connection: ip_network("0.0.0.0/0"),
-    IPv6Connection: ip_network("::/0"),
+_ALL_4, _ALL_6 = IPv4Network("0.0.0.0/0"), IPv6Network("::/0")
+_EVERYWHERE: dict[type, tuple[Network, ...]] = {
+    IPv4Connection: (_ALL_4,),
+    IPv6Connection: (_ALL_6,),
 }
 _MAPPED = IPv6Network("::ffff:0:0/96")
 # What stands in these is no address, even if it looks like one.
 _WITHOUT = frozenset({"artifact", "command", "features", "file", "mac_addr", "process"})
+DOTS = re.compile("[.\u3002\uff0e\uff61]")  # RFC 3490, 3.1
+_BEHIND_AT = re.compile(r"@([^@,;?&/#]*)")  # a mailto has several: RFC 6068
 
 
 class Subjects:
@@ -35,13 +39,14 @@ class Subjects:
     def networks(self) -> tuple[Network, ...]:
         """The networks that are named; a connection that names none is about all of them."""
         named = tuple(network for text in self._texts for network in _networks(text))
-        everywhere = _EVERYWHERE.get(type(self._target.value))
-        return (everywhere,) if everywhere is not None and not named else named
+        if named or not self._target.name.endswith("connection"):
+            return named
+        return _EVERYWHERE.get(type(self._target.value), (_ALL_4, _ALL_6))
 
     @cached_property
     def domains(self) -> tuple[str, ...]:
-        """The names in lower case: a domain, the host of a URI, what is behind an @."""
-        hosts = (_host(text).rpartition("@")[2].rstrip(".").lower() for text in self._texts)
+        """The names in ASCII: a domain, the host of a URI, what is behind each @."""
+        hosts = (in_ascii(host) for text in self._texts for host in _hosts(text))
         return tuple(host for host in hosts if "." in host and not list(_networks(host)))
 
     @cached_property
@@ -74,11 +79,28 @@ def _networks(text: str) -> Iterator[Network]:
         yield IPv4Network((address, network.prefixlen - _MAPPED.prefixlen))
 
 
+def _hosts(text: str) -> list[str]:
+    host = _host(text)
+    return _BEHIND_AT.findall(unquote(host)) or [host]
+
+
 def _host(text: str) -> str:
     """Find the host of a URI; other text is taken as it is."""
     if "://" not in text:
         return text
     try:
-        return urlsplit(text).hostname or text
+        return unquote(urlsplit(text).hostname or text)
     except ValueError:
+        return text
+
+
+def in_ascii(name: str) -> str:
+    """Return the one spelling in which names are compared: in lower case and IDNA (RFC 3490)."""
+    return ".".join(map(_label, DOTS.split(name))).rstrip(".").lower()
+
+
+def _label(text: str) -> str:
+    try:
+        return text if text.isascii() else text.encode("idna").decode()
+    except UnicodeError:  # no name that could be looked up
         return text

@@ -92,6 +92,11 @@ NETS = ["192.0.2.0/24", "2001:db8::/32"]
         ({"ipv4_connection": {"src_addr": "198.51.100.1"}}, False, False),
         ({"ipv4_connection": {"dst_port": 22}}, False, True),
         ({"ipv6_connection": {"dst_port": 22}}, False, True),
+        ({"pf:advanced_connection": {"dst_port": 22}}, False, True),
+        ({"pf": {"advanced_connection": {"protocol": "tcp"}}}, False, True),
+        ({"pf:advanced_connection": {"dst_addr": "www.example.com"}}, False, True),
+        ({"pf:advanced_connection": {"dst_addr": "192.0.2.7", "dst_port": 22}}, True, True),
+        ({"pf:advanced_connection": {"dst_addr": "198.51.100.1"}}, False, False),
         ({"uri": "https://192.0.2.7:8443/x"}, True, True),
         ({"uri": "https://[2001:db8::1]/x"}, True, True),
         ({"file": {"name": "192.0.2.7"}}, False, False),
@@ -124,6 +129,41 @@ def test_domains_are_found_where_a_target_has_a_name(target, matches):
     asked = request(target=target)
     assert (judge(asked, {**ALLOW, "domains": ["*.EXAMPLE.com."]}) is None) is matches
     assert (judge(asked, {**DENY, "domains": ["*.example.com"]}, default="allow") == 403) is matches
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*.bücher.example", "*.xn--bcher-KVA.example", "*\uff0eBÜCHER。example"]
+)
+@pytest.mark.parametrize(
+    ("target", "matches"),
+    [
+        ({"domain_name": "www.xn--bcher-kva.example"}, True),
+        ({"idn_domain_name": "www.bücher.example"}, True),
+        ({"idn_domain_name": "www.BU\u0308CHER\uff0eexample\uff61"}, True),
+        ({"iri": "http://www.bücher\u3002example/"}, True),
+        ({"uri": "http://www.b%C3%BCcher.example:8443/"}, True),
+        ({"uri": "http://ww%77.xn--bcher-kva.example/"}, True),
+        ({"uri": "mailto:a@www.xn--bcher-kva.example?subject=x"}, True),
+        ({"uri": "mailto:a%40www.xn--bcher-kva.example,b@c.org?cc=d@e.org"}, True),
+        ({"idn_domain_name": "www.bücher.example.org"}, False),
+        ({"x-door:lock": "www." + "ü" * 99 + ".example"}, False),
+        ({"iri": "http://evil.org/@www.bücher.example"}, False),
+    ],
+)
+def test_a_name_is_found_in_each_of_its_spellings(target, matches, pattern):
+    asked = request(target=target)
+    assert (judge(asked, {**DENY, "domains": [pattern]}, default="allow") == 403) is matches
+
+
+def test_a_name_has_to_be_allowed_in_all_places_of_a_mailto():
+    rule = {**ALLOW, "domains": ["*.example.com"]}
+    assert judge(request(target={"uri": "mailto:a@b.example.com?subject=x"}), rule) is None
+    assert judge(request(target={"uri": "mailto:a@evil.org,b@b.example.com"}), rule) == 403
+
+
+def test_an_address_in_a_uri_is_found_if_it_is_quoted():
+    rule = {**DENY, "nets": NETS}
+    assert judge(request(target={"uri": "http://192.0.2.%37/"}), rule, default="allow") == 403
 
 
 def test_all_names_must_be_allowed_and_one_that_is_denied_is_enough():
@@ -199,7 +239,7 @@ def test_every_mistake_is_told_with_its_place():
                 "targets": ["ipv4_nett"],
                 "profiles": ["acme"],
                 "nets": ["192.0.2.1/24", 7],
-                "domains": [],
+                "domains": ["b*.example", "bü*.example"],
                 "when": [{"days": ["monday"], "from": "8", "until": "18:00"}, 3],
                 "not_after": "tomorrow",
                 "colour": "red",
@@ -209,7 +249,7 @@ def test_every_mistake_is_told_with_its_place():
     third = [
         "actions[1]",
         "colour",
-        "domains",
+        "domains[1]",
         "effect",
         "from",
         "name",

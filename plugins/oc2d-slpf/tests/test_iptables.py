@@ -59,6 +59,7 @@ def _tool(namespace, *command, text=None):
             input=text,
             capture_output=True,
             text=True,
+            errors="backslashreplace",
             check=False,
         )
     )

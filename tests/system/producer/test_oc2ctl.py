@@ -360,9 +360,24 @@ def test_tls_is_used_unless_switched_off(make_broker, certificates, capsys) -> N
     assert main([*line, "--ca-file", str(certificates.ca)]) == 1
     silent, why = capsys.readouterr().err.splitlines()
     assert silent == "oc2ctl: no response within 0.3 s"
-    assert why.startswith("oc2ctl: either no Consumer listens there, or it is away")
+    assert why.startswith("oc2ctl: the broker says that nobody has subscribed to this topic")
     assert main([*line, "--ca-file", str(certificates.cert("other_ca"))]) == 1
     assert "certificate" in capsys.readouterr().err
+
+
+def test_a_silence_tells_a_lost_command_from_one_that_waits(broker, run) -> None:
+    line = "deny ipv4_net 203.0.113.9 --device fw-7 --timeout 0.3"
+    lost = "oc2ctl: the broker says that nobody has subscribed to this topic: the command is lost"
+    assert lost in run(line)[2].splitlines()
+    assert lost in run(f"{line} --response none")[2].splitlines()
+    subscribe = ["mosquitto_sub", "-p", str(broker.port), "-t", "oc2/cmd/device/fw-7", "-q", "1"]
+    subprocess.run([*subscribe, "-c", "-i", "away", "-E"], check=True, timeout=10)
+    waits = (
+        "either no Consumer with device_id fw-7 has ever subscribed here: then the command is lost;"
+    )
+    err = run(line)[2]
+    assert waits in err
+    assert lost not in err
 
 
 @pytest.mark.req("MQTT-68")

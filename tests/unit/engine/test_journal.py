@@ -15,6 +15,7 @@ from oc2d.engine.journal import Journal, Origin
 from oc2d.engine.ports import Outgoing
 from oc2d.engine.window import Window
 from oc2d.errors import StateError
+from oc2d.hookspecs import hookimpl
 from oc2d.language.codec import Encoding
 from tests.unit.engine.bench import deny, features
 from tests.unit.engine.plugins import Gate, Recording
@@ -163,6 +164,24 @@ def test_a_disk_that_says_no_is_asked_again_and_nothing_happens_before(build, do
     bench.settle()
     assert len(bench.consumer._journal.outbox()) == 0
     assert bench.answered(deny(), request_id="over").status == 503
+
+
+def test_what_waits_for_the_disk_is_not_judged_anew_each_time(build, door):
+    asked = []
+
+    class Counting:
+        @hookimpl
+        def oc2d_authorise(self, request):
+            asked.append(request.request_id)
+
+    bench = build(door, hooks=Counting())
+    failing = Failing(bench)
+    failing.times = 20
+    bench.deliver(*(bench.message(deny(), request_id=str(n)) for n in range(3)))
+    bench.settle()
+    assert failing.failed == 20
+    assert bench.statuses == [200, 200, 200]
+    assert len(asked) <= 6
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import sys
 import time
 
 import pytest
+import structlog
 
 from oc2d.actuator import Response
 from oc2d.config import Policy
-from oc2d.errors import Forbidden, Refusal, Unauthorized, Unavailable
+from oc2d.errors import Failed, Forbidden, Refusal, Unauthorized, Unavailable
 from oc2d.hookspecs import hookimpl
 from oc2d.language.vocabulary import StatusCode
 from tests.unit.engine.bench import deny, features
@@ -508,3 +509,35 @@ def test_a_stuck_worker_does_not_hold_up_the_end(build, door, monkeypatch):
 def test_the_stop_times_of_the_parts_add_up_to_ten_seconds():
     consumer = sys.modules["oc2d.engine.consumer"]
     assert consumer._WORKER_STOP + 2 * consumer._ENGINE_STOP <= 10
+
+
+@pytest.mark.req("LANG-44")
+def test_the_log_tells_why_and_the_producer_only_the_text(build, door):
+    def fails(_):
+        try:
+            raise OSError(SECRET)
+        except OSError as error:
+            raise Failed("the door does not move") from error
+
+    door.behave = fails
+    bench = build(door)
+    with structlog.testing.capture_logs() as logs:
+        reply = bench.answered(deny())
+        bench.answered({**deny(), "action": "scan"}, request_id="r-2")
+        door.behave = lambda _: Response()
+        bench.answered(deny(), request_id="r-3")
+        bench.settle()
+    failed, refused, good = [entry for entry in logs if entry["event"] == "request"]
+    assert (failed["status"], failed["text"]) == (500, "the door does not move")
+    assert failed["cause"] == f"OSError: {SECRET}"
+    assert SECRET not in str(reply)
+    assert (refused["status"], refused["text"]) == (501, "Command not supported: scan ipv4_net")
+    assert "cause" not in refused
+    assert good.keys() & {"text", "cause"} == set()
+
+
+def test_the_status_shows_the_text_of_a_refusal(build, door):
+    door.status = raises(Failed("the door does not answer"))
+    bench = build(door)
+    told = bench.consumer.snapshot()["actuators"]["x-door"]
+    assert told["error"] == "status failed: the door does not answer"

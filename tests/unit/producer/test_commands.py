@@ -189,6 +189,7 @@ def test_host_bits_are_masked_and_told() -> None:
         ("deny ipv4_net 1.2.3.4 --start-time 5 --stop-time 1", BadRequest, "before start_time"),
         ("deny ipv4_net 1.2.3.4 --duration 5", UsageError, "30s"),
         ("deny ipv4_net 1.2.3.4 --start-time soon", UsageError, "no time"),
+        ("command query x-door:items", UsageError, "not 0; for an empty structure write '{}'"),
         ("command query features --response ack", UsageError, "no argument"),
         ("command query features --duration 5s", UsageError, "no argument"),
         ("command delete slpf:rule_number 4 --response none", UsageError, "no argument"),

@@ -11,7 +11,7 @@ from oc2d.hookspecs import Place
 from oc2d.plugins import discover
 
 CODE = """
-from oc2d.errors import ConfigError, Problem
+from oc2d.errors import ConfigError, PluginError, Problem
 from oc2d.hookspecs import hookimpl
 
 class Hooks:
@@ -27,6 +27,8 @@ class Hooks:
     def oc2d_configure(self, config, place):
         if config == 13:
             raise OSError("no luck")
+        if config == 14:
+            raise PluginError("only at a start")
         self.said.append((config, place.device_id))
 
     @hookimpl
@@ -78,11 +80,22 @@ def test_a_plugin_is_given_its_configuration_at_start_and_at_each_reload(registr
     start_hooks(registry, {"acme": 42}, place)
     reload_hooks(registry, {"acme": 43}, place)
     reload_hooks(registry, {}, place)
-    with structlog.testing.capture_logs() as entries:
-        reload_hooks(registry, {"acme": 13}, place)
-    assert [entry["event"] for entry in entries] == ["plugin_reload_failed"]
+    assert reload_hooks(registry, {"acme": 43}, place) == ()
     stop_hooks(registry)
-    assert said(registry) == [(42, "fw-7"), (43, "fw-7"), "stop"]
+    assert said(registry) == [(42, "fw-7"), (43, "fw-7"), (43, "fw-7"), "stop"]
+
+
+@pytest.mark.parametrize(
+    ("config", "told"), [(13, {"exc_info": True}), (14, {"error": "only at a start"})]
+)
+def test_a_plugin_that_does_not_take_its_new_configuration_is_named(registry, place, config, told):
+    start_hooks(registry, {"acme": 42}, place)
+    with structlog.testing.capture_logs() as entries:
+        assert reload_hooks(registry, {"acme": config}, place) == ("acme",)
+    (entry,) = entries
+    common = {"event": "plugin_reload_failed", "log_level": "error"}
+    assert entry == {**common, "plugin": entry["plugin"], **told}
+    assert said(registry) == [(42, "fw-7")]
 
 
 def test_a_plugin_that_cannot_start_ends_the_start(registry, place):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
+import resource
 import shutil
 import socket
 import stat
@@ -210,6 +212,13 @@ def switches(thread):
     return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.MULTILINE)[1])
 
 
+def ticks(thread):
+    """Processor time of the thread in hundredths of a second."""
+    text = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+    user, system = text.rpartition(")")[2].split()[11:13]
+    return int(user) + int(system)
+
+
 def test_the_server_sleeps_until_it_is_asked_and_stops_at_once(serve):
     port = free_port()
     server = serve(f"127.0.0.1:{port}")
@@ -223,6 +232,36 @@ def test_the_server_sleeps_until_it_is_asked_and_stops_at_once(serve):
     server.stop()
     assert time.monotonic() - begun < 0.4
     assert not thread.is_alive()
+
+
+def test_the_server_does_not_spin_while_no_descriptors_are_left(serve):
+    port = free_port()
+    server = serve(f"127.0.0.1:{port}")
+    assert get(http.client.HTTPConnection("127.0.0.1", port))[0] == 200
+    thread = next(one for one in threading.enumerate() if one.name == "metrics")
+    time.sleep(0.1)  # it may still be closing the connection
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    with socket.socket() as client:
+        highest = max(int(one.name) for one in Path("/proc/self/fd").iterdir())
+        before = ticks(thread)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+            client.connect(("127.0.0.1", port))
+            time.sleep(0.7)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for one in taken:
+                os.close(one)
+        assert ticks(thread) - before < 10
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.0 200")
+    begun = time.monotonic()
+    server.stop()
+    assert time.monotonic() - begun < 0.4
 
 
 def test_a_client_that_trickles_is_let_go_and_does_not_hold_up_the_stop(tmp_path):

@@ -92,6 +92,16 @@ def test_it_says_where_it_looked_with_which_python_and_what_was_there(
     assert f"\n  {tmp_path / 'gone'}: is not there\n" in text
 
 
+def test_the_source_of_an_editable_install_is_named(told, site, tmp_path):
+    source = tmp_path / "my source"
+    source.mkdir()
+    metadata(site, "acme-door", entries="[oc2d]\na = acme_door:Plugin\n")
+    origin = {"url": source.as_uri(), "dir_info": {"editable": True}}
+    (site / "acme_door-1.2.dist-info/direct_url.json").write_text(json.dumps(origin))
+    text = told(env={"PYTHONPATH": f"{site}:{source}"})
+    assert f"\n  {source}: source of acme-door (editable)\n" in text
+
+
 def test_an_import_that_fails_is_told_with_its_line_and_what_the_plugin_needs(told, install, site):
     install("acme-door", "\nimport no_such_library\n")
     text = told()

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from oc2d.actuator import Actuator, pair
 from oc2d.config_file import load
-from oc2d.errors import ConfigError
+from oc2d.errors import ConfigError, PluginError
 from oc2d.plugins import discover, load_actuators
 
 HEADER = """
@@ -90,6 +91,29 @@ def test_a_table_that_needs_a_broken_plugin_is_an_error_with_its_reason(install,
 def test_a_plugin_with_an_action_of_its_own_fails_to_load(install):
     install("acme-foo", HEADER + DOOR.replace('"deny"', '"x-foo"'))
     assert "no OpenC2 action 'x-foo'" in failure(discover(), "acme-foo").reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (('"lock": str', '"x-door:lock": str'), "no prefix, write 'lock' there"),
+        (('"x-door:lock"', '"lock"'), "did you mean 'x-door:lock'?"),
+        (('"x-door:lock")', '"x-door:lock", args=["x-door.a"])'), "'x-door.a'; there is: none"),
+    ],
+)
+def test_a_target_or_argument_with_a_wrong_prefix_is_told_the_right_one(changes, says):
+    code = """
+class Door(Actuator):
+    profile = "x-door"
+    targets = {"lock": str}
+
+    @pair("deny", "x-door:lock")
+    def lock(self, command):
+        pass
+"""
+    with pytest.raises(PluginError) as caught:
+        exec(code.replace(*changes), {"Actuator": Actuator, "pair": pair})  # noqa: S102 - ours
+    assert says in str(caught.value)
 
 
 @pytest.mark.req("LANG-13")

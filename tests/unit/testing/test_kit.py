@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from oc2d.actuator import API_VERSION, Actuator
 from oc2d.language.codec import Encoding, InputLimits, decode
 from oc2d.testing import Sample, Subject, checks, examine
+from oc2d.testing.__main__ import main
 from oc2d.testing.kit import CHECKS
+from oc2d.testing.kit.report import left_out
 from oc2d.testing.kit.values import HOSTILE, mutations
 from tests.unit.testing.doors import (
     FAULTY,
     Door,
     NeverReverts,
+    RestoresWhatEnded,
     TakesUnknownArguments,
     UsesItsThread,
     subject,
@@ -118,3 +122,54 @@ def test_a_subject_whose_configuration_is_made_in_a_directory_gets_one():
     one = Subject(Door, config=table, samples=[Sample({})])
     assert ("deny", "x-door:door") in one.pairs
     assert len(made) == 1
+
+
+def test_what_is_left_out_is_said_with_the_reason(tmp_path):
+    class Misspelt(Door):
+        revert = Actuator.revert
+
+    (no_revert,) = [note for note in left_out(subject(Misspelt)) if "revert" in note]
+    assert re.fullmatch(r"no `revert`: no windows, \d checks left out", no_revert)
+    assert left_out(subject(UsesItsThread)) == []
+    assert "no `revert`: no windows" in examine(subject(Misspelt), tmp_path).render()
+
+
+def test_a_class_that_would_not_be_loaded_is_found(tmp_path):
+    class Later(Door):
+        api = (API_VERSION[0] + 1, 0)
+
+    with pytest.raises(AssertionError, match=r"needs 2\.0 of the interface, this oc2d offers 1\.0"):
+        only(Later, "it_starts_stops_and_hears_of_the_link", tmp_path)
+
+
+def test_a_window_that_ended_during_a_restart_is_told_so(tmp_path):
+    class Forgets(RestoresWhatEnded):
+        def revert(self, command):
+            """Undo nothing."""
+
+    with pytest.raises(AssertionError, match="the window ended while the daemon was away"):
+        only(Forgets, "a_window_that_ended_meanwhile_does_not_come_back", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("subject", "says"),
+    [
+        (
+            "test_vent:SUBJECT",
+            "no module 'test_vent' from here; dotted, as tests.test_door:SUBJECT",
+        ),
+        ("subjects_of_kit:Subj", "subjects_of_kit:Subj is no Subject; Subjects: SUBJECT"),
+        ("oc2d:SUBJECT", "oc2d:SUBJECT is no Subject; it has no Subject at all"),
+    ],
+)
+def test_a_subject_that_is_not_there_is_told_in_one_line(
+    subject, says, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "subjects_of_kit.py").write_text(
+        "from tests.unit.testing.doors import Door, subject\nSUBJECT = subject(Door)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SystemExit) as caught:
+        main(["--log", subject])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(says)
