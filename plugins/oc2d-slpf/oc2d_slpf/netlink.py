@@ -213,7 +213,7 @@ class Netlink:
                 yield answer, payload
 
     def _drain(self) -> None:
-        """Drop what a transaction with more errors than fit left: before, nothing new arrives."""
+        """Drop what a transaction with more errors than fit left: it keeps new answers out."""
         while True:
             try:
                 if not self._receive(socket.MSG_DONTWAIT):

@@ -59,6 +59,7 @@ def _tool(namespace, *command, text=None):
             input=text,
             capture_output=True,
             text=True,
+            errors="backslashreplace",
             check=False,
         )
     )
@@ -391,7 +392,7 @@ def test_a_rule_of_others_that_is_no_text_stops_nothing(namespace, bench, comman
         _tool(namespace, "iptables", *rule)
 
     theirs()
-    slpf = namespace.run(bench.start, backend="iptables")
+    slpf = namespace.run(bench.start, backend="iptables", at_stop="remove")
     namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
     theirs()
     namespace.run(bench.calls.get(timeout=2.0))
