@@ -12,7 +12,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,10 @@ def rebuild(path: Path, schema: str, is_sound: Callable[[Any, Any, Any], bool]) 
         if _listed(sources[0]) != _listed(new):
             sources.insert(0, stack.enter_context(_with_list(path, fresh)))
         new.execute("BEGIN")
-        for old, table in product(sources, _TABLES):
-            for row in _readable(old, table).values():
+        for table in _TABLES:
+            # not of both: a column that lost its name or kind brings the same under other numbers
+            found = next(filter(None, (_readable(old, table) for old in sources)), {})
+            for row in found.values():
                 if table == "rule" and not is_sound(*row[2:5]):
                     continue
                 with suppress(sqlite3.Error):  # twice the same, or a NULL where none may be

@@ -420,6 +420,8 @@ def test_of_a_damaged_store_all_rules_are_kept_that_can_be_read(
     ("old", "new"),
     [
         (b"CREATE TABLE rule", b"CREATE TABLX rule"),
+        (b"number INTEGER PRIMARY", b"number INTEGEX PRIMARY"),
+        (b"match BLOB", b"natch BLOB"),
         (b"number INTEGER", b"number\xc7INTEGER"),  # sqlite quotes it, which is no text then
         (b"outcome(", b"outcome\x8b"),
         (b"SQLite format 3", b"SQLite format 4"),
