@@ -132,6 +132,7 @@ def test_lasting_commands_leave_one_key_however_many_there_are(tmp_path, oc2d_ho
     (file,) = tmp_path.rglob("x-door.json")
     assert len(json.loads(file.read_text())["front"]) == 2
     host.advance(61)
+    host.settle()
     assert json.loads(file.read_text()) == {"front": ["lasting"]}
 
 

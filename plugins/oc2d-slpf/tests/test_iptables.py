@@ -631,7 +631,7 @@ from pathlib import Path
 from oc2d.actuator import Command, Context, Endpoint
 from oc2d.language.values import IPv4Net
 from oc2d.language.vocabulary import Action
-from oc2d_slpf import Slpf
+from oc2d_slpf import Slpf, iptables
 from oc2d_slpf.language import Args, DropProcess
 # what is loaded later would have to be readable by anybody
 for codec in ("idna", "ascii", "latin-1"):
