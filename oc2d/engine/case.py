@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from oc2d.actuator import Response
 from oc2d.engine.answers import ReplyTo
 from oc2d.engine.clock import Clock
-from oc2d.engine.journal import Origin
 from oc2d.engine.ports import Outgoing, Token
+from oc2d.engine.records import Origin
 from oc2d.engine.window import Window
 from oc2d.engine.worker import Job, Step
 from oc2d.hookspecs import Request

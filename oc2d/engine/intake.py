@@ -18,9 +18,10 @@ from oc2d.engine import events
 from oc2d.engine.answers import ReplyTo, refused
 from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
-from oc2d.engine.journal import Journal, Known, Origin
+from oc2d.engine.journal import Journal
 from oc2d.engine.limits import Load, Rate
 from oc2d.engine.ports import Channel, Inbound
+from oc2d.engine.records import Known, Origin
 from oc2d.engine.selection import Choice, Hosted, Mismatch, capabilities, compose, select
 from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat, Verdict
 from oc2d.engine.window import Window, window_of
@@ -68,6 +69,7 @@ class _Asked(msgspec.Struct, frozen=True):
     request: Request
     to: ReplyTo
     memory: Memory | None
+    reused: bool
     silent: bool
 
 
@@ -213,7 +215,7 @@ class Gate:
         asks = command is not None and is_query_features(command)
         # changes nothing, so a duplicate may be answered anew: kilobytes not to remember
         memory = None if asks else _memory(message, headers, fingerprint(envelope.content, command))
-        known = self._known(message, memory) if memory else None
+        known, reused = self._known(message, memory) if memory else (None, False)
         if known is not None:
             return Repeat(known, to, request, silent)
         try:
@@ -221,7 +223,7 @@ class Gate:
         except Unavailable as refusal:
             return Answer(refused(refusal), to, request, silent=silent)
         if request is not None:
-            return self._command(_Asked(message, headers, request, to, memory, silent))
+            return self._command(_Asked(message, headers, request, to, memory, reused, silent))
         told = self._unread(message, envelope, wrong or BadRequest("no command"))
         if told is None:
             return Drop("for another actuator")
@@ -262,12 +264,13 @@ class Gate:
             if created < self._clock.wall() - policy.max_age * 1000:
                 raise Forbidden(f"the command is older than {policy.max_age} seconds")
 
-    def _known(self, message: Inbound, memory: Memory) -> Known | None:
+    def _known(self, message: Inbound, memory: Memory) -> tuple[Known | None, bool]:
+        """Find out whether it is a duplicate, and if not, whether its id was used before."""
         if memory.key is not None:
             return self._journal.known(memory.key)
         if message.redelivered:
-            return self._journal.delivery(memory.packet_id, memory.digest)
-        return None
+            return self._journal.delivery(memory.packet_id, memory.digest), False
+        return None, False
 
     def _room(self, producer: str | None, size: int) -> None:
         limits = self._limits
@@ -350,7 +353,7 @@ class Gate:
             request=request,
             response_type=_response_type(command),
             memory=memory,
-            reused_id=memory.key is not None and self._journal.id_reused(memory.key),
+            reused_id=asked.reused,
             guessed=choice.guessed,
         )
 

@@ -19,7 +19,8 @@ from oc2d.engine.case import Case, first_step
 from oc2d.engine.cases import Cases
 from oc2d.engine.clock import Clock
 from oc2d.engine.intake import Gate
-from oc2d.engine.journal import Journal, Pending, Phase
+from oc2d.engine.journal import Journal
+from oc2d.engine.records import Pending, Phase
 from oc2d.engine.selection import Hosted, compose
 from oc2d.engine.worker import Job, OutcomeUnknown, Reports, Step
 from oc2d.errors import Failed, Refusal
