@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import replace
 from hashlib import blake2b
 
 import msgspec
@@ -294,7 +293,13 @@ class Gate:
         try:
             choice = self._choice(command, asked)
             if isinstance(choice, Choice) and choice.host is not None:
-                request = replace(request, profile=choice.host.nsid)
+                request = Request(
+                    request.request_id,
+                    request.producer,
+                    request.topic,
+                    choice.host.nsid,
+                    command,
+                )
             if refusal := self._hooks.authorise(request):
                 raise refusal
             if not isinstance(choice, Choice):
@@ -340,7 +345,8 @@ class Gate:
     ) -> Admit:
         command, to = request.command, asked.to
         window = window_of(command.args, self._clock)
-        typed = compose(command, to.encoding, host, key="", producer=to.producer, window=window)
+        key = self._journal.next_key()
+        typed = compose(command, to.encoding, host, key=key, producer=to.producer, window=window)
         if self._load.stuck(host.nsid):
             raise Unavailable(f"{host.nsid} does not answer")
         if window.stop is not None and self._load.windows() >= _MOST_WINDOWS:

@@ -18,7 +18,7 @@ import msgspec
 
 from oc2d.engine.journal_file import open_
 from oc2d.engine.ports import Outgoing
-from oc2d.engine.records import Known, Origin, Pending, Phase, Timer
+from oc2d.engine.records import Known, Origin, Pending, Phase, Timer, command_key
 from oc2d.errors import StateError
 from oc2d.language.codec import Encoding
 
@@ -189,17 +189,29 @@ class Journal:
         )
         self._execute("DELETE FROM deliveries")
 
-    def add(self, key: bytes | None, expires: int, actuator: str, origin: Origin) -> int:
-        """Write down a request that is RECEIVED; returns its id."""
-        new = self._new(key, None)
-        self._added.append((new, key, Phase.RECEIVED, expires, actuator, _encode(origin), None))
+    def add(
+        self,
+        key: bytes | None,
+        expires: int,
+        actuator: str,
+        origin: Origin,
+        *,
+        started: bool = False,
+    ) -> int:
+        """Write down a request that is RECEIVED, or STARTED at once; returns its id."""
+        new, phase = self._new(key, None), Phase.STARTED if started else Phase.RECEIVED
+        self._added.append((new, key, phase, started, expires, actuator, _encode(origin), None))
         return new
 
     def add_answered(self, key: bytes | None, expires: int, response: bytes | None) -> int:
         """Write down a request for which there is no more to do; returns its id."""
         new = self._new(key, response)
-        self._added.append((new, key, Phase.RESULT, expires, None, None, response))
+        self._added.append((new, key, Phase.RESULT, 0, expires, None, None, response))
         return new
+
+    def next_key(self) -> str:
+        """Return the key of the command that is added next."""
+        return command_key(self.epoch, self._last + 1)
 
     def _new(self, key: bytes | None, response: bytes | None) -> int:
         self._last += 1
@@ -216,8 +228,9 @@ class Journal:
     def _write_added(self) -> None:
         if self._added:
             self._db.executemany(
-                "INSERT INTO requests(id, key, phase, expires, actuator, origin, response)"
-                " VALUES(?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO requests"
+                "(id, key, phase, attempts, expires, actuator, origin, response)"
+                " VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
                 self._added,
             )
             self._added = []

@@ -10,7 +10,12 @@ import msgspec
 from oc2d.engine.window import Window
 from oc2d.language.codec import Encoding
 
-__all__ = ["Known", "Origin", "Pending", "Phase", "Timer"]
+__all__ = ["Known", "Origin", "Pending", "Phase", "Timer", "command_key"]
+
+
+def command_key(epoch: str, request: int) -> str:
+    """Return what no other command has, ever: of a request and the journal that it is in."""
+    return f"{epoch}-{request}"
 
 
 class Phase(IntEnum):

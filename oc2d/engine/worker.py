@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 import structlog
@@ -40,7 +40,8 @@ class Job(msgspec.Struct, frozen=True):
     """One step of one request; `early` asks for a 102 before it is executed.
 
     `suspect` was running when the process died: it runs alone, so that nothing else is blamed when
-    it dies again. `leftover` was accepted by an earlier process, which may have begun it.
+    it dies again. `leftover` was accepted by an earlier process, which may have begun it. `noted`
+    was written down as STARTED when it was accepted.
     """
 
     request: int
@@ -51,6 +52,7 @@ class Job(msgspec.Struct, frozen=True):
     early: bool = False
     suspect: bool = False
     leftover: bool = False
+    noted: bool = False
 
 
 class OutcomeUnknown(Failed):
@@ -74,7 +76,10 @@ class Reports(Protocol):
         """A deferred command is prepared."""
 
     def started(self, jobs: Sequence[Job], *, durable: bool) -> list[Job]:
-        """Write down that these begin; returns, when it is written, those still wanted."""
+        """Write down that these begin; returns, when it is written, those still wanted.
+
+        What is returned is not answered by anybody else any more but as unknown.
+        """
         ...
 
     def postponed(self, jobs: Sequence[Job]) -> None:
@@ -98,6 +103,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=f"oc2d-{host.nsid}", daemon=True)
         self._stopping = threading.Event()
         self._asked: float | None = None
+        self._waits = True
 
     def start(self) -> None:
         """Start the thread."""
@@ -142,6 +148,10 @@ class Worker:
             raise error
         return result
 
+    def idle(self) -> bool:
+        """Tell whether it would begin at once; it may be wrong by the time it is used."""
+        return self._waits and self._jobs.empty()
+
     def overdue(self, now: float) -> bool:
         """Tell whether the actuator was asked something longer ago than its timeout (monotonic)."""
         asked = self._asked
@@ -171,6 +181,8 @@ class Worker:
             for step, group in groupby(waiting, key=lambda item: getattr(item, "step", None)):
                 if step is None or not self._stopping.is_set():
                     self._do(step, list(group))
+                else:
+                    self._put_off(cast(Iterable[Job], group))
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -191,7 +203,9 @@ class Worker:
                 if len(waiting) == _MOST_AT_ONCE or self._jobs.empty():
                     break
                 item = self._jobs.get()
+            self._waits = False
             yield waiting
+            self._waits = True
             if item is None:
                 return
 
@@ -271,6 +285,12 @@ class Worker:
                 self._reports.finished(list(zip(now, self._outcomes(now), strict=True)))
             else:
                 self._in_turn(now)
+        self._put_off(jobs)
+
+    def _put_off(self, jobs: Iterable[Job]) -> None:
+        """Leave jobs to the next start."""
+        if noted := [job for job in jobs if job.noted]:
+            self._reports.postponed(noted)
 
     def _in_turn(self, jobs: Sequence[Job]) -> None:
         """Execute one after the other; the outcome of a quick one does not wait for a slow one."""
