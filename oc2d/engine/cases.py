@@ -287,9 +287,7 @@ class Cases:
         try:
             response = refused(outcome) if isinstance(outcome, Refusal) else worded(outcome, case)
             written = self._answers.write(response)
-            forms = {case.to.encoding, Encoding.JSON}
-            for encoding in forms if response.results is not None else forms - {Encoding.JSON}:
-                self._answers.try_out(response, encoding)
+            self._answers.try_out(written, case.to.encoding)
         except Exception as error:  # noqa: BLE001 - any plugin, any error
             _log.error(events.ACTUATOR_FAILED, profile=case.job.profile, exc_info=error)
             return self._answers.write(refused(Failed("internal error")))
