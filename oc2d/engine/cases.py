@@ -22,12 +22,11 @@ from oc2d.engine.answers import Answers, Handles, ReplyTo, Written, refused
 from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, worded
 from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
-from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
 from oc2d.engine.ledger import Ledger
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.engine.schedule import Scheduler
-from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat
+from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat, Verdict
 from oc2d.engine.worker import Job, Outcome, OutcomeUnknown, Step, Worker
 from oc2d.errors import Failed, Refusal, Unavailable
 from oc2d.hookspecs import Request
@@ -82,9 +81,8 @@ class Cases:
 
     # -- from the transfer
 
-    def received(self, message: Inbound, gate: Gate, batch: Batch) -> None:
-        """Judge one message and write down what follows; acknowledge it in order of arrival."""
-        verdict = gate.judge(message)
+    def received(self, message: Inbound, verdict: Verdict, batch: Batch) -> None:
+        """Write down what follows of one message; acknowledge it in order of arrival."""
         self.counters["received"] += 1
         match verdict:
             case Drop():

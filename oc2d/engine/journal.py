@@ -33,12 +33,23 @@ SELECT id, response FROM
 UNION ALL
 SELECT 0, NULL FROM (SELECT 1 FROM requests WHERE key BETWEEN ?2 AND ?3 LIMIT 1)
 """
+_WORTH_IT = 4  # keys: fewer are as quickly looked for one by one
+_TOGETHER = 16
+_FAMILIAR = (
+    f"SELECT column1 FROM (VALUES {', '.join(['(?, ?)'] * _TOGETHER)})"  # noqa: S608 - marks
+    " WHERE EXISTS (SELECT 1 FROM requests WHERE key BETWEEN column1 AND column2)"
+)
 _FINISH = """
 UPDATE requests SET phase = 2, response = coalesce(?, response), origin = NULL WHERE id = ?
 """
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_origin = msgspec.msgpack.Decoder(Origin).decode
+
+
+def _range(low: bytes) -> tuple[bytes, bytes]:
+    """Return the first and the last key of a producer and request id."""
+    return low + bytes(8), low + b"\xff" * 8
 
 
 def _these(numbers: Iterable[int]) -> str:
@@ -71,6 +82,7 @@ class Journal:
         """Have nothing that waits for `commit`."""
         self._added: list[tuple[object, ...]] = []
         self._fresh: dict[bytes, dict[bytes, Known]] = {}  # of those, by `from` and id, and by key
+        self._strange: set[bytes] = set()  # `from` and id of which the file has none
         self._finished: list[tuple[bytes | None, int]] = []
         self._posted: list[tuple[object, ...]] = []
 
@@ -145,6 +157,15 @@ class Journal:
 
     # -- requests
 
+    def look_for(self, keys: Sequence[bytes]) -> None:
+        """Find out at once which of them `known` need not look for."""
+        for at in range(0, len(keys) if len(keys) >= _WORTH_IT else 0, _TOGETHER):
+            lows = [key[:8] for key in keys[at : at + _TOGETHER]]
+            ranges = [_range(low) for low in (lows * _TOGETHER)[:_TOGETHER]]
+            rows = self._db.execute(_FAMILIAR, [end for ends in ranges for end in ends])
+            self._strange.update(lows)
+            self._strange.difference_update(first[:8] for (first,) in rows)
+
     def known(self, key: bytes) -> tuple[Known | None, bool]:
         """Find the newest request with this key (AMB-21).
 
@@ -154,7 +175,9 @@ class Journal:
         fresh = self._fresh.get(low, {})
         if key in fresh:
             return fresh[key], False
-        row = self._db.execute(_KNOWN, (key, low + bytes(8), low + b"\xff" * 8)).fetchone()
+        row = None
+        if low not in self._strange:
+            row = self._db.execute(_KNOWN, (key, *_range(low))).fetchone()
         if row is None:
             return None, bool(fresh)
         return (Known(*row), False) if row[0] else (None, True)
