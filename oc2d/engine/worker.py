@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from enum import Enum
 from itertools import groupby
 from typing import Any, Protocol, cast
@@ -92,6 +91,20 @@ class Reports(Protocol):
         """The end of a window was carried out, or is to be tried again."""
 
 
+class _Asking:
+    """Entered while the actuator is asked: one that does not come back is found by the time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.since: float | None = None
+
+    def __enter__(self) -> None:
+        self.since = self._clock.monotonic()
+
+    def __exit__(self, *_error: object) -> None:
+        self.since = None
+
+
 class Worker:
     """Runs one actuator. `post` and `call` are thread-safe; everything else is the worker's own."""
 
@@ -102,7 +115,7 @@ class Worker:
         self._jobs: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"oc2d-{host.nsid}", daemon=True)
         self._stopping = threading.Event()
-        self._asked: float | None = None
+        self._asking = _Asking(clock)
         self._waits = True
 
     def start(self) -> None:
@@ -154,12 +167,12 @@ class Worker:
 
     def overdue(self, now: float) -> bool:
         """Tell whether the actuator was asked something longer ago than its timeout (monotonic)."""
-        asked = self._asked
+        asked = self._asking.since
         return asked is not None and now - asked >= self.host.timeout
 
     def deadline(self, now: float) -> float:
         """When it is overdue at the earliest, if it has something to do."""
-        asked = self._asked
+        asked = self._asking.since
         return (now if asked is None else asked) + self.host.timeout
 
     def stop(self) -> None:
@@ -184,15 +197,6 @@ class Worker:
                 else:
                     self._put_off(cast(Iterable[Job], group))
 
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Note the time: an actuator that does not come back is found by it."""
-        self._asked = self._clock.monotonic()
-        try:
-            yield
-        finally:
-            self._asked = None
-
     def _takes(self) -> Iterator[list[Job | Callable[[], None]]]:
         """Yield all that waits, in order, until told to stop."""
         while True:
@@ -212,7 +216,7 @@ class Worker:
     def _do(self, step: Step | None, items: Sequence[Any]) -> None:
         if step is None:
             for function in items:
-                with self._asking():
+                with self._asking:
                     function()
         elif step is Step.RESERVE:
             for job in items:
@@ -243,7 +247,7 @@ class Worker:
 
     def _wrong(self, job: Job) -> Refusal | None:
         try:
-            with self._asking():
+            with self._asking:
                 self.host.actuator.check(job.command)
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
             return self._as_refusal(error)
@@ -264,7 +268,7 @@ class Worker:
         refusal = self._wrong(job)
         if refusal is None:
             try:
-                with self._asking():
+                with self._asking:
                     results = self.host.actuator.reserve(job.command)
             except BaseException as error:  # noqa: BLE001 - any plugin, any error
                 refusal = self._as_refusal(error)
@@ -311,7 +315,7 @@ class Worker:
 
     def _outcomes(self, jobs: Sequence[Job]) -> list[Outcome]:
         try:
-            with self._asking():
+            with self._asking:
                 commands = [job.command for job in jobs]
                 outcomes: list[Any] = list(self.host.actuator.execute_many(commands))
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
@@ -322,7 +326,7 @@ class Worker:
 
     def _outcome(self, command: Command) -> Outcome:
         try:
-            with self._asking():
+            with self._asking:
                 outcome: Any = self.host.actuator.execute(command)
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
             return self._as_refusal(error)
@@ -334,7 +338,7 @@ class Worker:
     def _revert(self, job: Job) -> None:
         self._reports.started([job], durable=False)
         try:
-            with self._asking():
+            with self._asking:
                 self.host.actuator.revert(job.command)
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
             self._reports.reverted(job, self._as_refusal(error).text)
