@@ -309,11 +309,10 @@ def _is_plain(command: Command) -> bool:
 def _told(outcome: Outcome | None) -> Response | Refusal:
     """Turn an outcome into what the engine wants."""
     assert outcome is not None  # noqa: S101 - every command of a part has one by now
-    if outcome.status == StatusCode.OK:
-        results = None if outcome.number is None else Results(outcome.number)
-        return Response(StatusCode.OK, outcome.text, results)
-    kind = next(kind for kind in Refusal.__subclasses__() if kind.status == outcome.status)
-    return kind(outcome.text or "")
+    if (refusal := outcome.refusal) is not None:
+        return refusal
+    results = None if outcome.number is None else Results(outcome.number)
+    return Response(StatusCode.OK, outcome.text, results)
 
 
 def _shown(row: Row) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import structlog
 
 from oc2d.actuator import Command, Reason, Response
-from oc2d.errors import Failed, Refusal
+from oc2d.errors import Failed
 from oc2d.language.vocabulary import Action, StatusCode
 from oc2d_slpf import language
 from oc2d_slpf.backend import BackendError
 from oc2d_slpf.language import NOT_REMOVED, NOT_UPDATED, Results
-from oc2d_slpf.store import Outcome
+from oc2d_slpf.storing import Outcome
 
 __all__ = ["failed", "refusal", "response"]
 
@@ -19,11 +19,10 @@ _log = structlog.get_logger("oc2d.slpf")
 
 def response(outcome: Outcome) -> Response:
     """Turn an outcome into what the engine wants; a remembered refusal is raised again."""
-    if outcome.status == StatusCode.OK:
-        results = None if outcome.number is None else Results(outcome.number)
-        return Response(StatusCode.OK, outcome.text, results)
-    kind = next(kind for kind in Refusal.__subclasses__() if kind.status == outcome.status)
-    raise kind(outcome.text or "")
+    if (refused := outcome.refusal) is not None:
+        raise refused
+    results = None if outcome.number is None else Results(outcome.number)
+    return Response(StatusCode.OK, outcome.text, results)
 
 
 def failed(command: Command, error: Exception) -> Failed:
