@@ -34,6 +34,7 @@ from oc2d_pf.language import (
 from oc2d_pf.names import Answer, LookUp, look_up
 from oc2d_pf.refresh import Refresher
 from oc2d_pf.store import Outcome, Row, Store, StoreError, band
+from oc2d_slpf.answers import only
 from oc2d_slpf.language import verdict_of
 from oc2d_slpf.specifiers import Specifiers
 
@@ -176,10 +177,7 @@ class Pf(Actuator):
 
     def execute(self, command: Command) -> Response:
         """Carry out one command: a batch of its own."""
-        answer = self.execute_many((command,))[0]
-        if isinstance(answer, Refusal):
-            raise answer
-        return answer
+        return only(self.execute_many((command,)))
 
     def execute_many(self, commands: Sequence[Command]) -> Sequence[Response | Refusal]:
         """Carry out all that waits; new rules that follow each other share their transactions."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from oc2d.actuator import Command, Reason, Response
-from oc2d.errors import Failed
+from oc2d.errors import Failed, Refusal
 from oc2d.language.vocabulary import Action, StatusCode
 from oc2d_slpf import language
 from oc2d_slpf.backend import BackendError
 from oc2d_slpf.language import NOT_REMOVED, NOT_UPDATED, Results
 from oc2d_slpf.storing import Outcome
 
-__all__ = ["failed", "refusal", "response"]
+__all__ = ["failed", "only", "refusal", "response"]
 
 _log = structlog.get_logger("oc2d.slpf")
 
@@ -23,6 +25,14 @@ def response(outcome: Outcome) -> Response:
         raise refused
     results = None if outcome.number is None else Results(outcome.number)
     return Response(StatusCode.OK, outcome.text, results)
+
+
+def only(answers: Sequence[Response | Refusal]) -> Response:
+    """Return the one answer of a batch of one; a refusal is raised."""
+    (answer,) = answers
+    if isinstance(answer, Refusal):
+        raise answer
+    return answer
 
 
 def failed(command: Command, error: Exception) -> Failed:
