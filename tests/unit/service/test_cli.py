@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib.metadata
 import json
 import os
 import shutil
@@ -31,7 +32,7 @@ def test_version_loads_neither_transfer_nor_engine():
         text=True,
         check=True,
     )
-    assert done.stdout.startswith("oc2d 0.")
+    assert done.stdout == f"oc2d {importlib.metadata.version('oc2d')}\n"
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not modules & {"paho", "structlog", "msgspec", "pluggy", "oc2d.engine", "oc2d.mqtt"}
 
