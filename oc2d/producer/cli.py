@@ -29,16 +29,10 @@ from oc2d.producer.replies import Reply, consumers
 from oc2d.producer.rules import checked
 from oc2d.producer.screen import Screen
 from oc2d.producer.settings import ProducerSettings, load_settings, producer_link
-from oc2d.producer.text import (
-    printable,
-    reply_object,
-    to_json,
-    traffic_line,
-    traffic_object,
-)
+from oc2d.producer.text import reply_object, to_json, traffic_line, traffic_object
 from oc2d.producer.wire import Wire
 from oc2d.producer.words import actuator_tree, args_tree, duration_ms, target_tree, time_ms
-from oc2d.terminal import painted
+from oc2d.terminal import painted, printable
 
 __all__ = ["main"]
 
