@@ -140,15 +140,15 @@ class Attempt:
     problems: tuple[Problem, ...]
 
 
-def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
+def discover() -> Registry:
     """Import every plugin of the entry-point group `oc2d`; a broken one becomes a `Failure`."""
     manager = pluggy.PluginManager(ENTRY_POINT_GROUP)
     manager.add_hookspecs(Hooks)
     claims: dict[str, list[Found]] = {}
     failures: list[Failure] = []
     hooks: list[HookPlugin] = []
-    found_entries = entry_points(group=ENTRY_POINT_GROUP) if entries is None else entries
-    for order, entry in enumerate(sorted(found_entries, key=_by_name), 1):
+    entries = entry_points(group=ENTRY_POINT_GROUP)
+    for order, entry in enumerate(sorted(entries, key=_by_name), 1):
         source = _source(entry, order)
         try:
             classes = _classes_of(entry, manager, source)
