@@ -142,10 +142,10 @@ def _configure_logs(options: argparse.Namespace, default: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from oc2d.daemon import RunOptions, run  # noqa: PLC0415 - see the module's docstring
+    from oc2d.daemon import run  # noqa: PLC0415 - see the module's docstring
 
     _configure_logs(options, "console" if options.foreground else "journal")
-    return run(RunOptions(config=options.config, foreground=options.foreground))
+    return run(options.config, foreground=options.foreground)
 
 
 def _check(options: argparse.Namespace) -> int:
