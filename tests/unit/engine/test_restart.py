@@ -365,10 +365,15 @@ def test_what_was_running_and_is_over_by_now_is_not_restored_and_reverted(build,
     bench.ask(deny(duration=60_000))
     gate.wait()
     copy = bench.dead_copy("dead")
+    is_over(bench, build, first, kind(), copy)
+
+
+def is_over(bench, build, first, later, copy):
+    """A minute later `later` starts from the copy: what `first` was at is reverted, no more."""
     bench.turned.boot += 61_000
     bench.turned.wall += 61_000
-    after = build(later := kind(), directory=copy, clock=bench.turned)
-    gate.open.set()
+    after = build(later, directory=copy, clock=bench.turned)
+    first.behave.open.set()
     assert after.reply(1).status == 500
     after.settle()
     after.poke()
@@ -394,18 +399,7 @@ def test_what_may_have_run_before_a_power_loss_and_is_over_by_now_is_reverted(bu
     gate.wait()
     copy = bench.dead_copy("dead")
     forget_started(copy)
-    bench.turned.boot += 61_000
-    bench.turned.wall += 61_000
-    after = build(later := Idempotent(), directory=copy, clock=bench.turned)
-    gate.open.set()
-    assert after.reply(1).status == 500
-    after.settle()
-    after.poke()
-    after.settle()
-    assert later.ended == {first.executed[0].key}
-    assert later.reverted == [first.executed[0].key]
-    assert later.executed == []
-    assert list(after.consumer._journal.pending()) == []
+    is_over(bench, build, first, Idempotent(), copy)
 
 
 @pytest.mark.parametrize("forgotten", [True, False])
