@@ -18,10 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from tests.consumer import OC2D, Consumer, Host, deny, tool
+from tests.consumer import OC2D, Consumer, Host, deny
 from tests.faults.plugins import effects, start
 from tests.faults.scenario import Run
 from tests.faults.world import clock_set, no_kernel_memory
+from tests.namespace import tool
 from tests.producer import Producer
 from tests.waiting import wait_until
 

@@ -27,6 +27,7 @@ from oc2d_slpf.operations import Change
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
 from oc2d_slpf.tiers import Tiers
 from oc2d_slpf.watch import Watch
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -446,7 +447,7 @@ def test_what_others_do_elsewhere_and_what_we_do_is_no_reason_to_repair(namespac
     namespace.run(slpf._rules.firewall.repair)
     _tool(namespace, "iptables", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
     _tool(namespace, "iptables", "-t", "nat", "-A", "OUTPUT", "-j", "ACCEPT")
-    namespace.nft("add table inet filter\nadd chain inet filter INPUT\n")
+    namespace.nft(text="add table inet filter\nadd chain inet filter INPUT\n")
     with pytest.raises(queue.Empty):
         bench.calls.get(timeout=0.3)
     namespace.run(bench.stop)
@@ -610,7 +611,7 @@ def test_a_start_without_rights_says_what_is_needed_and_leaves_nothing(namespace
     )
     assert done.stdout.startswith("cannot use iptables: ")
     assert "give CAP_NET_ADMIN as an ambient capability" in done.stdout
-    assert namespace.nft(None, "list", "ruleset") == ""
+    assert namespace.nft("list", "ruleset") == ""
 
 
 NOBODY = """
@@ -669,7 +670,7 @@ slpf.stop()
 """
 
 
-def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(namespace, wait_until):
+def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(namespace):
     # not tmp_path: nobody else may pass its parents
     with TemporaryDirectory() as path:
         Path(path).chmod(0o755)
@@ -687,11 +688,11 @@ def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(namesp
             before = saved(namespace, ours=True)
             assert any("-s 10.2.0.0/16 -g" in line for line in before)
             assert any("192.0.2.1" in line for line in before)
-            namespace.nft("flush ruleset\n")
+            namespace.nft(text="flush ruleset\n")
             child.stdin.write("\n")
             child.stdin.flush()
             assert "repaired\n" in iter(child.stdout.readline, "")
-            assert wait_until(lambda: _normal(saved(namespace, ours=True)) == _normal(before))
+            wait_until(lambda: _normal(saved(namespace, ours=True)) == _normal(before))
             child.stdin.close()
             assert child.wait(10) == 0
         assert saved(namespace, ours=True) == []
