@@ -6,6 +6,8 @@ import itertools
 import os
 import queue
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import ip_address, ip_network
@@ -23,6 +25,7 @@ from oc2d_slpf import Slpf, resolvers
 from oc2d_slpf.backend import BackendError, Permit, Unpermit
 from oc2d_slpf.iptables_tools import Family
 from oc2d_slpf.language import Args
+from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.operations import (
     RANKED,
     AddKeys,
@@ -404,6 +407,40 @@ def namespace() -> Iterator[Namespace]:
     space = Namespace()
     yield space
     space.close()
+
+
+@pytest.fixture
+def filter_(namespace):
+    made = Nftables()
+    namespace.run(made.check)
+    yield made
+    made.close()
+
+
+NOBODY = """
+import os
+from oc2d.errors import StateError
+from {0.__module__} import {0.__name__}
+os.setgid(65534)
+os.setuid(65534)
+try:
+    {0.__name__}().check()
+except StateError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def told_nobody(namespace):
+    """What a back end says to a user without any right who looks whether it can be used."""
+
+    def told(backend):
+        program = [sys.executable, "-c", NOBODY.format(backend)]
+        return namespace.run(
+            subprocess.run, program, capture_output=True, text=True, check=True
+        ).stdout
+
+    return told
 
 
 @pytest.fixture(scope="module")

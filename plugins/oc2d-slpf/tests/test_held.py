@@ -15,6 +15,7 @@ import pytest
 
 from oc2d_slpf.__main__ import main
 from oc2d_slpf.nftables import Nftables
+from tests.unprivileged import environment
 
 pytestmark = [pytest.mark.root, pytest.mark.req("SLPF-38")]
 
@@ -175,7 +176,7 @@ def test_what_a_stopped_daemon_left_is_removed_by_hand(namespace, bench, command
 
 
 UNPRIVILEGED = """
-import codecs, ctypes, os, sys, time
+import os, sys, time
 from ipaddress import ip_network
 from itertools import takewhile
 from pathlib import Path
@@ -188,20 +189,8 @@ from oc2d_slpf.language import Args, DropProcess
 from oc2d_slpf.rules import Direction, Rule, Verdict, alike
 from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.rules import Match, encode
-# what is loaded later would have to be readable by anybody
-for codec in ("idna", "ascii", "latin-1"):
-    codecs.lookup(codec)
-os.makedirs(sys.argv[1]); os.makedirs(sys.argv[2])
-for path in sys.argv[1:3]:
-    os.chown(path, 65534, 65534)
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(8, 1, 0, 0, 0) == 0  # PR_SET_KEEPCAPS
-os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-class Header(ctypes.Structure):
-    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
-admin = 1 << 12  # CAP_NET_ADMIN
-data = (ctypes.c_uint32 * 6)(admin, admin, 0, 0, 0, 0)
-assert libc.capset(ctypes.byref(Header(0x20080522, 0)), data) == 0
+from tests.unprivileged import become_nobody
+become_nobody(sys.argv[1:3])
 slpf = Slpf(Slpf.parse_config({}))
 if sys.argv[3] == "watch":
     slpf._rules.firewall._backend = Nftables(owner=False)
@@ -255,6 +244,7 @@ def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=environment(),
         )
     )
     with child:

@@ -23,7 +23,6 @@ from oc2d_slpf.netlink import (
     string,
     u32,
 )
-from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.operations import AddKeys, Change, DropKeys, SetId
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
 from oc2d_slpf.ruleset import render
@@ -81,14 +80,6 @@ def _wanted(match):
     found = [str(net.network_address) for net in nets if net is not None]
     found += ["tcp"] * (match.protocol is not None)
     return found + [p for p in (match.source_port, match.destination_port) if p is not None]
-
-
-@pytest.fixture
-def filter_(namespace):
-    made = Nftables()
-    namespace.run(made.check)
-    yield made
-    made.close()
 
 
 def _listed(namespace):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import threading
 import time
 from ipaddress import ip_network
@@ -28,14 +26,6 @@ def _key(index):
 def _rules(count):
     shape, _ = encode(Match(4, either=ip_network("10.0.0.1")), Direction.BOTH)
     return [Rule(index + 1, Verdict.DROP, shape, _key(index)) for index in range(count)]
-
-
-@pytest.fixture
-def filter_(namespace):
-    made = Nftables()
-    namespace.run(made.check)
-    yield made
-    made.close()
 
 
 @pytest.mark.req("SLPF-34")
@@ -128,23 +118,7 @@ def test_a_large_set_that_is_full_is_made_anew_with_more_room(
     namespace.run(bench.stop)
 
 
-NOBODY = """
-import os
-from oc2d.errors import StateError
-from oc2d_slpf.nftables import Nftables
-os.setgid(65534)
-os.setuid(65534)
-try:
-    Nftables().check()
-except StateError as error:
-    print(error)
-"""
-
-
-@pytest.mark.usefixtures("namespace")
-def test_without_the_capability_start_says_what_is_needed():
-    done = subprocess.run(
-        [sys.executable, "-c", NOBODY], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith("cannot use nf_tables: ")
-    assert "give CAP_NET_ADMIN" in done.stdout
+def test_without_the_capability_start_says_what_is_needed(told_nobody):
+    told = told_nobody(Nftables)
+    assert told.startswith("cannot use nf_tables: ")
+    assert "give CAP_NET_ADMIN" in told
