@@ -443,13 +443,18 @@ def fails(_):
     raise Failed("no")
 
 
-def test_a_failing_revert_is_not_taken_for_a_death(build, door):
+def over_and_not_reverted(build, door):
     door.on_revert = fails
     bench = build(door)
     bench.ask(deny(duration=1000))
     bench.settle()
     bench.advance(2)
     bench.settle()
+    return bench
+
+
+def test_a_failing_revert_is_not_taken_for_a_death(build, door):
+    bench = over_and_not_reverted(build, door)
     for turn in range(4):
         later = Recording()
         later.on_revert = fails
@@ -460,12 +465,7 @@ def test_a_failing_revert_is_not_taken_for_a_death(build, door):
 
 
 def test_a_revert_that_ran_at_two_deaths_is_left_but_its_rule_does_not_come_back(build, door):
-    door.on_revert = fails
-    bench = build(door)
-    bench.ask(deny(duration=1000))
-    bench.settle()
-    bench.advance(2)
-    bench.settle()
+    bench = over_and_not_reverted(build, door)
     gates = [Gate(), Gate()]
     for turn, gate in enumerate(gates):
         later = Recording()
