@@ -400,8 +400,8 @@ def test_of_several_authorities_the_last_to_end_counts_and_of_our_chain_the_firs
 
 
 def test_the_end_of_a_revocation_list_is_known(certificates):
-    config = Broker(host="h", port=1, crl_file=certificates.crl_none)
-    (crl,) = [x509.load_pem_x509_crl(certificates.crl_none.read_bytes())]
+    config = Broker(host="h", port=1, crl_file=certificates.crl("none"))
+    (crl,) = [x509.load_pem_x509_crl(certificates.crl("none").read_bytes())]
     (end,) = ends(config).values()
     assert end == crl.next_update_utc
     assert list(expiry_problems(config, end - dt.timedelta(minutes=1))) == []
