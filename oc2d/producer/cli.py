@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,7 @@ def _ask(options: argparse.Namespace) -> int:
     settings = _settings(options)
     request = _request(options, settings)
     if request.sender is not None:
-        settings = ProducerSettings(
-            broker=settings.broker, namespace=settings.namespace, sender=request.sender
-        )
+        settings = replace(settings, sender=request.sender)
     _warn_of(settings)
     timeout = options.timeout or _TIMEOUT
     expect = options.expect or (1 if options.device is not None else None)
