@@ -12,8 +12,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
+from oc2d import __version__
 from oc2d.errors import ConfigError, Oc2dError, Problem
 from oc2d.terminal import painted
 
@@ -69,7 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
         json=False,
     )
     _add_common(parser)
-    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"%(prog)s {__version__}",
+        help="print the version and exit",
+    )
     parser.add_argument(
         "--foreground",
         action="store_true",
@@ -128,19 +134,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class _Version(argparse.Action):
-    """Looks up the version only when it is asked for."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:  # noqa: ANN401 - argparse's
-        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **kwargs)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version  # noqa: PLC0415 - see the module's docstring
-
-        sys.stdout.write(f"oc2d {version('oc2d')}\n")
-        parser.exit()
-
-
 def _configure_logs(options: argparse.Namespace, default: str) -> None:
     from oc2d import logs  # noqa: PLC0415 - see the module's docstring
 
@@ -149,10 +142,10 @@ def _configure_logs(options: argparse.Namespace, default: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from oc2d.daemon import RunOptions, run  # noqa: PLC0415 - see the module's docstring
+    from oc2d.daemon import run  # noqa: PLC0415 - see the module's docstring
 
     _configure_logs(options, "console" if options.foreground else "journal")
-    return run(RunOptions(config=options.config, foreground=options.foreground))
+    return run(options.config, foreground=options.foreground)
 
 
 def _check(options: argparse.Namespace) -> int:

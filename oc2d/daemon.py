@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,7 @@ from oc2d.systemd import Notifier
 if TYPE_CHECKING:
     from oc2d.metrics_server import MetricsServer
 
-__all__ = ["Daemon", "RunOptions", "run"]
+__all__ = ["Daemon", "run"]
 
 _log = structlog.get_logger("oc2d.daemon")
 
@@ -60,22 +59,15 @@ _LONG_QUEUE = 100  # commands
 _SAID_BY_THE_LINK = frozenset({"broker.tls", "broker.tls_verify", "broker.protocol"})
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How the command line wants the daemon to run."""
+def run(file: Path, *, foreground: bool) -> int:
+    """Run the Consumer by this configuration until a signal ends it; the exit code.
 
-    config: Path
-    foreground: bool = False
-
-
-def run(options: RunOptions) -> int:
-    """Run the Consumer until a signal ends it; the exit code.
-
-    Raises `Oc2dError` when it cannot start: what was begun is undone.
+    `foreground`: a person looks on. Raises `Oc2dError` when it cannot start: what was begun is
+    undone.
     """
     # All threads inherit this: signals are only ever taken where the daemon waits for them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    prepared = prepare(options.config)
+    prepared = prepare(file)
     _warn(prepared)
     with ExitStack() as undo:
         directories = StateDirectories(prepared.config.state)
@@ -87,9 +79,9 @@ def run(options: RunOptions) -> int:
         undo.callback(directories.close)
         undo.callback(stop_hooks, prepared.registry)
         start_hooks(prepared.registry, prepared.hooks, place)
-        daemon = Daemon(options, prepared, directories, place, Notifier())
+        daemon = Daemon(file, prepared, directories, place, Notifier())
         undo.callback(daemon.close)
-        if options.foreground:
+        if foreground:
             undo.enter_context(Progress(daemon.progress))
         daemon.start()
         daemon.serve()
@@ -102,13 +94,13 @@ class Daemon:
 
     def __init__(
         self,
-        options: RunOptions,
+        file: Path,
         prepared: Prepared,
         directories: StateDirectories,
         place: Place,
         notifier: Notifier,
     ) -> None:
-        self._options = options
+        self._file = file
         self._prepared = prepared
         self._directories = directories
         self._place = place
@@ -231,7 +223,7 @@ class Daemon:
         self._notifier.reloading()
         old = self._prepared.config
         try:
-            new = prepare(self._options.config, self._prepared.registry)
+            new = prepare(self._file, self._prepared.registry)
         except ConfigError as error:
             for problem in error.problems:
                 _log.error(RELOAD_REFUSED, path=problem.path, message=problem.message)

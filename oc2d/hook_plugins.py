@@ -5,16 +5,15 @@ The hooks of requests are called by the engine; what is here runs on the main th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import structlog
 
 from oc2d.errors import ConfigError, Oc2dError, PluginError, Problem
 from oc2d.hookspecs import Place
-from oc2d.plugins import HookPlugin, Registry
+from oc2d.plugins import HookPlugin, Registry, nearest, placed
 
 __all__ = ["Tables", "parse_tables", "reload_hooks", "start_hooks", "stop_hooks", "takes_table"]
 
@@ -44,25 +43,17 @@ def parse_tables(tables: Mapping[str, Mapping[str, Any]], plugins: Sequence[Hook
     problems: list[Problem] = []
     for name, table in tables.items():
         if name not in known:
-            near = get_close_matches(name, list(known), 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            problem = f"no installed plugin has this name and takes a table{hint}"
-            problems.append(Problem(f"plugins.{name}", problem))
+            problem = "no installed plugin has this name and takes a table"
+            problems.append(Problem(f"plugins.{name}", problem + nearest(name, known)))
             continue
         try:
             configs[name] = known[name].call(_PARSE, table=table)
         except ConfigError as error:
-            problems += _placed(name, error)
+            problems += placed(f"plugins.{name}", error)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - any plugin, any error
             said = f"the plugin {known[name].source} failed on this table: {error!r}"
             problems.append(Problem(f"plugins.{name}", said))
     return Tables(configs, tuple(problems))
-
-
-def _placed(name: str, error: ConfigError) -> Iterator[Problem]:
-    for problem in error.problems:
-        path = f"plugins.{name}.{problem.path}" if problem.path else f"plugins.{name}"
-        yield Problem(path, problem.message)
 
 
 def start_hooks(registry: Registry, configs: Mapping[str, Any], place: Place) -> None:

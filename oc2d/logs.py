@@ -24,7 +24,7 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import Processor
 
-from oc2d.terminal import has_colours
+from oc2d.terminal import has_colours, printable
 
 __all__ = ["LEVELS", "LIBRARY", "NO_NATIVE_FIELDS", "Format", "Level", "configure"]
 
@@ -247,13 +247,8 @@ def _printable(_logger: object, _method: str, event: _Event) -> _Event:
     """Escape what would break the line or drive the terminal; tracebacks keep their lines."""
     for key, value in event.items():
         if isinstance(value, str) and not value.isprintable():
-            kept = "\n" if key == "exception" else ""
-            event[key] = "".join(
-                char
-                if char.isprintable() or char == kept
-                else char.encode("unicode_escape").decode()
-                for char in value
-            )
+            lines = value.split("\n") if key == "exception" else [value]
+            event[key] = "\n".join(map(printable, lines))
     return event
 
 

@@ -45,9 +45,9 @@ class PluginRow:
     where: str = ""
 
 
-def list_plugins(config: Path, registry: Registry | None = None) -> list[PluginRow]:
+def list_plugins(config: Path) -> list[PluginRow]:
     """Describe all plugins; an absent or broken configuration only makes them show as off."""
-    registry = registry or discover()
+    registry = discover()
     findings = inspect(config)
     attempt = try_actuators(findings.actuators, (), registry)
     rows = [*_profiles(registry, findings, attempt), *map(_failed, registry.failures)]

@@ -34,6 +34,8 @@ __all__ = [
     "discover",
     "hooks_of",
     "load_actuators",
+    "nearest",
+    "placed",
     "try_actuators",
 ]
 
@@ -138,15 +140,15 @@ class Attempt:
     problems: tuple[Problem, ...]
 
 
-def discover(entries: Iterable[EntryPoint] | None = None) -> Registry:
+def discover() -> Registry:
     """Import every plugin of the entry-point group `oc2d`; a broken one becomes a `Failure`."""
     manager = pluggy.PluginManager(ENTRY_POINT_GROUP)
     manager.add_hookspecs(Hooks)
     claims: dict[str, list[Found]] = {}
     failures: list[Failure] = []
     hooks: list[HookPlugin] = []
-    found_entries = entry_points(group=ENTRY_POINT_GROUP) if entries is None else entries
-    for order, entry in enumerate(sorted(found_entries, key=_by_name), 1):
+    entries = entry_points(group=ENTRY_POINT_GROUP)
+    for order, entry in enumerate(sorted(entries, key=_by_name), 1):
         source = _source(entry, order)
         try:
             classes = _classes_of(entry, manager, source)
@@ -303,7 +305,7 @@ def try_actuators(
         except ConfigError as error:
             (problems if table.required else warnings).extend(error.problems)
     problems.extend(
-        Problem("policy.order", f"there is no actuator {name}{_nearest(name, (*loaded, *tables))}")
+        Problem("policy.order", f"there is no actuator {name}{nearest(name, (*loaded, *tables))}")
         for name in order
         if name not in loaded and name not in tables
     )
@@ -322,12 +324,7 @@ def _load_table(
         actuators = found.actuator.create(options)
         broken = [problem for actuator in actuators for problem in _broken(actuator)]
     except ConfigError as error:
-        raise ConfigError(
-            tuple(
-                Problem(f"{path}.{problem.path}" if problem.path else path, problem.message)
-                for problem in error.problems
-            )
-        ) from None
+        raise ConfigError(placed(path, error)) from None
     except (Exception, SystemExit) as error:
         message = f"the plugin {found.source} failed on this table: {_words(error)}"
         raise ConfigError((Problem(path, message),)) from error
@@ -355,6 +352,14 @@ def _broken(actuator: Actuator) -> list[str]:
     ]
 
 
+def placed(path: str, error: ConfigError) -> tuple[Problem, ...]:
+    """Say where in the whole file is what a plugin found wrong with its table at `path`."""
+    return tuple(
+        Problem(f"{path}.{problem.path}" if problem.path else path, problem.message)
+        for problem in error.problems
+    )
+
+
 def _why_absent(name: str, registry: Registry) -> str:
     """Say why no plugin serves a table: broken, misspelt, or not installed."""
     for failure in registry.failures:
@@ -365,12 +370,13 @@ def _why_absent(name: str, registry: Registry) -> str:
     hint = f"no plugin serves this profile: install {package}, for instance with pip"
     if problem := nsid_problem(name):
         hint = f"no plugin can serve this profile: {problem}"
-    if nearest := _nearest(name, registry.found):
-        return hint + nearest
+    if meant := nearest(name, registry.found):
+        return hint + meant
     return f"{hint}; some plugins did not load, see `oc2d plugins`" if registry.failures else hint
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Name what was probably meant, as the end of a sentence; empty when nothing is like it."""
     from difflib import get_close_matches  # noqa: PLC0415 - needed for mistakes only
 
     near = get_close_matches(name, list(names), 1)

@@ -47,15 +47,17 @@ def changed(old: Config, new: Config) -> tuple[str, ...]:
         and getattr(_section(old, key.section), key.field)
         != getattr(_section(new, key.section), key.field)
     ]
-    names = [*old.actuators, *(name for name in new.actuators if name not in old.actuators)]
-    for name in names:
+    for name in {**old.actuators, **new.actuators}:
         was, is_now = old.actuators.get(name), new.actuators.get(name)
         if was is None or is_now is None:
             core.append(f"actuators.{name}")
         else:
             core += [f"actuators.{name}.{key}" for key in _differing(was, is_now)]
-    names = [*old.plugins, *(name for name in new.plugins if name not in old.plugins)]
-    core += [f"plugins.{name}" for name in names if old.plugins.get(name) != new.plugins.get(name)]
+    core += [
+        f"plugins.{name}"
+        for name in {**old.plugins, **new.plugins}
+        if old.plugins.get(name) != new.plugins.get(name)
+    ]
     return tuple(core)
 
 

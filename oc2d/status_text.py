@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from oc2d.terminal import printable
+
 __all__ = ["render"]
 
 #: Members that are moments, wherever they stand.
@@ -39,15 +41,15 @@ def _lines(members: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     if isinstance(granted := members.get("subscriptions"), Mapping):
         members["subscriptions"] = {topic: _granted(qos) for topic, qos in granted.items()}
     plain = {key: value for key, value in members.items() if not _is_nested(value)}
-    width = max((len(_escaped(key)) for key in plain), default=0) + 1
+    width = max((len(printable(key)) for key in plain), default=0) + 1
     for key, value in plain.items():
-        yield f"{indent}{_escaped(key) + ':':<{width}} {_text(key, value)}"
+        yield f"{indent}{printable(key) + ':':<{width}} {_text(key, value)}"
     for key, value in members.items():
         if key in plain:
             continue
         if not indent:
             yield ""
-        yield f"{indent}{_escaped(key)}:"
+        yield f"{indent}{printable(key)}:"
         if isinstance(value, Mapping):
             yield from _lines(value, indent + "  ")
         elif all(isinstance(row, Mapping) for row in value):
@@ -77,7 +79,7 @@ def _table(rows: Sequence[Mapping[str, Any]], indent: str) -> Iterator[str]:
         if key not in _ECHOES or any(row.get(key) != row.get(_ECHOES[key]) for row in rows)
     ]
     cells = [[_text(key, row.get(key)) for key in columns] for row in rows]
-    heads = [_escaped(key) for key in columns]
+    heads = [printable(key) for key in columns]
     widths = [max(len(line[at]) for line in [heads, *cells]) for at in range(len(columns))]
     for line in [heads, *cells]:
         padded = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
@@ -94,8 +96,8 @@ def _text(key: str, value: object) -> str:
     if isinstance(value, list):
         return ", ".join(_text(key, item) for item in value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{_escaped(name)} {_text(name, item)}" for name, item in value.items())
-    return _escaped(str(value))
+        return ", ".join(f"{printable(name)} {_text(name, item)}" for name, item in value.items())
+    return printable(str(value))
 
 
 def _number(key: str, value: float) -> str:
@@ -107,11 +109,3 @@ def _number(key: str, value: float) -> str:
         with contextlib.suppress(OverflowError, OSError, ValueError):
             return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return str(round(value, 3))
-
-
-def _escaped(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )

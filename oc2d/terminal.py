@@ -1,11 +1,14 @@
-"""Colours for people: on a terminal that has them, unless NO_COLOR is set (https://no-color.org)."""
+"""What a terminal is sent: text that cannot drive it, and colours where it has them.
+
+No colours where NO_COLOR is set (https://no-color.org).
+"""
 
 from __future__ import annotations
 
 import os
 from typing import Literal, TextIO
 
-__all__ = ["Colour", "has_colours", "painted"]
+__all__ = ["Colour", "has_colours", "painted", "printable"]
 
 Colour = Literal["bold", "dim", "red", "green", "yellow"]
 _CODES: dict[Colour, int] = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33}
@@ -19,3 +22,12 @@ def has_colours(stream: TextIO) -> bool:
 def painted(text: str, colour: Colour, stream: TextIO) -> str:
     """Return `text` as it is to be written to `stream`."""
     return f"\x1b[{_CODES[colour]}m{text}\x1b[0m" if has_colours(stream) else text
+
+
+def printable(text: str) -> str:
+    """Escape what could drive a terminal or forge a line."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )

@@ -71,30 +71,13 @@ class Certificates:
     def client_locked_key(self) -> Path:
         return self.directory / "client.locked.key"
 
-    @property
-    def crl_none(self) -> Path:
-        """Nothing is revoked."""
-        return self.directory / "none.crl"
+    def crl(self, name: str) -> Path:
+        """What is revoked; where nothing is said of it, nothing is.
 
-    @property
-    def crl_server(self) -> Path:
-        """The certificate of `server` is revoked."""
-        return self.directory / "server.crl"
-
-    @property
-    def crl_between(self) -> Path:
-        """`between` is revoked, nothing that it issued."""
-        return self.directory / "between.crl"
-
-    @property
-    def crl_old(self) -> Path:
-        """Nothing is revoked, as far as was known yesterday."""
-        return self.directory / "old.crl"
-
-    @property
-    def crl_other(self) -> Path:
-        """What `other_ca` has revoked: nothing."""
-        return self.directory / "other.crl"
+        `none`; `server`: that one's certificate; `between`: that authority, and nothing by it;
+        `old`: as was known until yesterday; `other`: by `other_ca`.
+        """
+        return self.directory / f"{name}.crl"
 
 
 @pytest.fixture(scope="session")
@@ -125,12 +108,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
         )
     )
     server = x509.load_pem_x509_certificate(made.cert("server").read_bytes())
-    made.crl_none.write_bytes(_revoke(authority))
-    made.crl_server.write_bytes(_revoke(authority, server.serial_number))
+    made.crl("none").write_bytes(_revoke(authority))
+    made.crl("server").write_bytes(_revoke(authority, server.serial_number))
     serial = between[1].serial_number
-    made.crl_between.write_bytes(_revoke(authority, serial) + _revoke(between))
-    made.crl_old.write_bytes(_revoke(authority, until=-1))
-    made.crl_other.write_bytes(_revoke(other))
+    made.crl("between").write_bytes(_revoke(authority, serial) + _revoke(between))
+    made.crl("old").write_bytes(_revoke(authority, until=-1))
+    made.crl("other").write_bytes(_revoke(other))
     return made
 
 

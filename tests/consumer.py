@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import itertools
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from ipaddress import ip_network
 from pathlib import Path
@@ -23,60 +19,11 @@ import pytest
 from oc2d.errors import Oc2dError
 from oc2d.status import SOCKET_NAME, fetch
 from oc2d.testing import Broker, NoBroker
+from tests.namespace import Namespace
 from tests.producer import Producer
 from tests.waiting import wait_until
 
-_numbers = itertools.count(1)
-_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-_CLONE_NEWNET = 0x40000000
 _FILLED = re.compile(r"t\d+_")  # those of tiers
-
-
-def tool(*command: str, text: str | None = None) -> str:
-    """Run a program of the system and return what it prints."""
-    path = shutil.which(command[0], path=_PATH)
-    if path is None:
-        pytest.skip(f"needs {command[0]}")
-    done = subprocess.run(
-        [path, *command[1:]], input=text, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-    return done.stdout
-
-
-class Namespace:
-    """A network namespace with a thread that lives in it; what that starts lives there too."""
-
-    def __init__(self) -> None:
-        self.name = f"oc2d-sys-{os.getpid()}-{next(_numbers)}"
-        tool("ip", "netns", "add", self.name)
-        self._thread = ThreadPoolExecutor(1, initializer=self._enter)
-        self.ip("link", "set", "lo", "up")
-
-    def _enter(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        descriptor = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
-        try:
-            if libc.setns(descriptor, _CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
-        finally:
-            os.close(descriptor)
-
-    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._thread.submit(function, *args, **kwargs).result(60)
-
-    def ip(self, *args: str) -> str:
-        return tool("ip", "-n", self.name, *args)
-
-    def nft(self, *args: str, text: str | None = None) -> str:
-        return str(self.run(tool, "nft", *args, text=text))
-
-    def sysctl(self, path: str, value: int) -> None:
-        self.run(Path("/proc/sys/net", path).write_text, str(value))
-
-    def close(self) -> None:
-        self._thread.shutdown()
-        tool("ip", "netns", "del", self.name)
 
 
 class Consumer:

@@ -65,6 +65,12 @@ class Args(msgspec.Struct, frozen=True):
     profiles: Mapping[str, Tree] = msgspec.field(default_factory=lambda: MappingProxyType({}))
     unknown: tuple[str, ...] = ()
 
+    @property
+    def only_response(self) -> bool:
+        """Whether there is no argument but `response_requested`."""
+        times = (self.start_time, self.stop_time, self.duration)
+        return not (self.profiles or self.unknown or any(time is not None for time in times))
+
 
 class Specified(msgspec.Struct, frozen=True):
     """The actuator that shall execute: its profile and a tree of specifiers (LANG-34)."""

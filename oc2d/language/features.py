@@ -42,14 +42,11 @@ def answer_features(command: OpenC2Command, capabilities: Capabilities) -> OpenC
     AMB-20).
     """
     args = command.args
-    if args is not None:
-        times = (args.start_time, args.stop_time, args.duration)
-        only_response = not (args.profiles or args.unknown or any(t is not None for t in times))
-        if not only_response or args.response_requested not in _TOLERATED:
-            raise BadRequest(
-                "query features takes no argument but response_requested complete",
-                path="$.body.openc2.request.args",
-            )
+    if args and not (args.only_response and args.response_requested in _TOLERATED):
+        raise BadRequest(
+            "query features takes no argument but response_requested complete",
+            path="$.body.openc2.request.args",
+        )
     asked: Features = command.target.value
     if not asked:
         return OpenC2Response(StatusCode.OK)

@@ -7,7 +7,7 @@ import re
 import secrets
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,9 +23,10 @@ __all__ = [
     "LinkSettings",
     "Secret",
     "TlsSettings",
+    "broker_link",
     "consumer_link",
-    "link_secret",
     "load_client_id",
+    "make_client_id",
     "read_secret",
     "secret_file",
     "tls_settings",
@@ -41,6 +42,7 @@ Secret = Callable[[], "str | None"]
 _log = structlog.get_logger("oc2d.mqtt")
 _CLIENT_ID = re.compile(r"[0-9A-Za-z]{1,23}")
 _CLIENT_ID_LENGTH = 23
+_ALPHABET = string.digits + string.ascii_letters
 _SMALLEST_PACKET_LIMIT = 1 << 20
 _WRITE_IT = (
     "; write /etc/oc2d/credentials/{}, where the unit has it from, then restart: "
@@ -130,12 +132,30 @@ def tls_settings(broker: Broker) -> TlsSettings | None:
     )
 
 
-def link_secret(broker: Broker) -> Secret:
+def _password(broker: Broker) -> Secret:
     """Find where the password of the broker account comes from: its file, else the environment."""
     name = broker.password_file
+    if broker.username is None:
+        return _no_secret
     if name is None:
         return lambda: os.environ.get(PASSWORD_VARIABLE)
     return lambda: read_secret(name, "broker.password_file")
+
+
+def broker_link(broker: Broker, client_id: str) -> LinkSettings:
+    """Make the link that `[broker]` describes; it subscribes to nothing."""
+    return LinkSettings(
+        host=broker.host,
+        port=broker.port,
+        client_id=client_id,
+        tls=tls_settings(broker),
+        username=broker.username,
+        password=_password(broker),
+        keep_alive=broker.keep_alive,
+        session_expiry=broker.session_expiry,
+        protocol=broker.protocol,
+        qos=broker.qos,
+    )
 
 
 def consumer_link(config: Config, profiles: Sequence[str], client_id: str) -> LinkSettings:
@@ -144,22 +164,11 @@ def consumer_link(config: Config, profiles: Sequence[str], client_id: str) -> Li
     A message somewhat larger than `limits.payload` is still let in, so that it can be answered
     400; beyond `maximum_packet_size` the broker drops it unseen.
     """
-    broker = config.broker
-    return LinkSettings(
-        host=broker.host,
-        port=broker.port,
-        client_id=client_id,
-        tls=tls_settings(broker),
-        username=broker.username,
-        password=link_secret(broker) if broker.username is not None else _no_secret,
-        keep_alive=broker.keep_alive,
-        session_expiry=broker.session_expiry,
-        protocol=broker.protocol,
-        qos=broker.qos,
+    extra = config.broker.extra_subscriptions
+    return replace(
+        broker_link(config.broker, client_id),
         maximum_packet_size=max(4 * config.limits.payload, _SMALLEST_PACKET_LIMIT),
-        subscriptions=topics.filters(
-            config.namespace, profiles, config.device_id, broker.extra_subscriptions
-        ),
+        subscriptions=topics.filters(config.namespace, profiles, config.device_id, extra),
         namespace=config.namespace,
         device_id=config.device_id,
     )
@@ -225,7 +234,7 @@ def load_client_id(state_directory: Path) -> str:
     file = state_directory / "client-id"
     try:
         if not file.exists():
-            _store(file, "".join(secrets.choice(_ALPHABET) for _ in range(_CLIENT_ID_LENGTH)))
+            _store(file, make_client_id())
         text = file.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise StateError(f"cannot keep the MQTT client id in {file}: {error}") from error
@@ -237,7 +246,9 @@ def load_client_id(state_directory: Path) -> str:
     return text
 
 
-_ALPHABET = string.digits + string.ascii_letters
+def make_client_id() -> str:
+    """Make a client id that every broker takes, and that tells nothing (MQTT-8)."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_CLIENT_ID_LENGTH))
 
 
 def _store(file: Path, text: str) -> None:

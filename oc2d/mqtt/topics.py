@@ -13,10 +13,12 @@ from oc2d.engine.ports import Channel
 __all__ = [
     "ReplyMode",
     "classifier",
+    "common_topic",
     "device_topic",
     "filters",
     "is_level",
     "matcher",
+    "profile_topic",
     "reply_topics",
 ]
 
@@ -37,6 +39,16 @@ def is_level(text: str) -> bool:
     return bool(text) and not any(c in "/+#" or not c.isprintable() for c in text)
 
 
+def common_topic(namespace: str) -> str:
+    """Return the command topic of all Consumers."""
+    return _prefixed(namespace, "oc2/cmd/all")
+
+
+def profile_topic(namespace: str, nsid: str) -> str:
+    """Return the command topic of the Consumers that implement a profile."""
+    return _prefixed(namespace, f"oc2/cmd/ap/{nsid}")
+
+
 def device_topic(namespace: str, device_id: str) -> str:
     """Return the one command topic that a Consumer shares with nobody."""
     return _prefixed(namespace, f"oc2/cmd/device/{device_id}")
@@ -46,12 +58,13 @@ def filters(
     namespace: str, profiles: Sequence[str], device_id: str, extra: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """Return the topic filters of a Consumer, each once (MQTT-17 to 19, 27; AMB-2)."""
-    own = (
-        "oc2/cmd/all",
-        *(f"oc2/cmd/ap/{nsid}" for nsid in profiles),
-        f"oc2/cmd/device/{device_id}",
+    found = (
+        common_topic(namespace),
+        *(profile_topic(namespace, nsid) for nsid in profiles),
+        device_topic(namespace, device_id),
+        *(_prefixed(namespace, topic) for topic in extra),
     )
-    return tuple(dict.fromkeys(_prefixed(namespace, topic) for topic in (*own, *extra)))
+    return tuple(dict.fromkeys(found))
 
 
 def _spelled(topic: str) -> str:
@@ -95,9 +108,9 @@ def classifier(
     def spelled(topic: str) -> str:
         return _spelled(topic) if dots_are_slashes else topic
 
-    everyone = spelled(_prefixed(namespace, "oc2/cmd/all"))
+    everyone = spelled(common_topic(namespace))
     device = spelled(device_topic(namespace, device_id))
-    profile = spelled(_prefixed(namespace, "oc2/cmd/ap/"))
+    profile = spelled(profile_topic(namespace, ""))
 
     def classify(topic: str) -> tuple[Channel, str | None]:
         topic = spelled(topic)

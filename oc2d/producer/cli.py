@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,10 @@ from oc2d.producer.replies import Reply, consumers
 from oc2d.producer.rules import checked
 from oc2d.producer.screen import Screen
 from oc2d.producer.settings import ProducerSettings, load_settings, producer_link
-from oc2d.producer.text import (
-    printable,
-    reply_object,
-    to_json,
-    traffic_line,
-    traffic_object,
-)
+from oc2d.producer.text import reply_object, to_json, traffic_line, traffic_object
 from oc2d.producer.wire import Wire
 from oc2d.producer.words import actuator_tree, args_tree, duration_ms, target_tree, time_ms
-from oc2d.terminal import painted
+from oc2d.terminal import painted, printable
 
 __all__ = ["main"]
 
@@ -131,9 +126,7 @@ def _ask(options: argparse.Namespace) -> int:
     settings = _settings(options)
     request = _request(options, settings)
     if request.sender is not None:
-        settings = ProducerSettings(
-            broker=settings.broker, namespace=settings.namespace, sender=request.sender
-        )
+        settings = replace(settings, sender=request.sender)
     _warn_of(settings)
     timeout = options.timeout or _TIMEOUT
     expect = options.expect or (1 if options.device is not None else None)

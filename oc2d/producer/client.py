@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from types import TracebackType
 
 from oc2d.engine.ports import Inbound
 from oc2d.language.codec import Encoding, Tree
@@ -49,17 +48,12 @@ class Producer:
                         raise LinkError(text)
                     self.warnings.append(text)
         except LinkError:
-            self._wire.__exit__(None, None, None)
+            self._wire.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._wire.__exit__(kind, error, traceback)
+    def __exit__(self, *_: object) -> None:
+        self._wire.__exit__()
 
     def request(  # noqa: PLR0913 - one call says it all
         self,

@@ -11,7 +11,7 @@ from oc2d.errors import BadRequest, UsageError
 from oc2d.language.codec import Encoding, InputLimits, Tree, decode, encode, recognise
 from oc2d.language.message import Headers, MessageKind, open_envelope, salvage, wrap_request
 from oc2d.language.vocabulary import ResponseType
-from oc2d.mqtt.topics import is_level
+from oc2d.mqtt.topics import common_topic, device_topic, is_level, profile_topic
 
 __all__ = ["Request", "command_topic", "compose", "compose_file", "compose_raw"]
 
@@ -42,10 +42,8 @@ def command_topic(
     if name is not None and not is_level(name):
         raise UsageError(f"{name!r} cannot be a level of a topic: no /, +, #, control characters")
     if device is not None:
-        topic = f"oc2/cmd/device/{device}"
-    else:
-        topic = "oc2/cmd/all" if profile is None else f"oc2/cmd/ap/{profile}"
-    return f"{namespace}/{topic}" if namespace else topic
+        return device_topic(namespace, device)
+    return common_topic(namespace) if profile is None else profile_topic(namespace, profile)
 
 
 def compose(

@@ -6,12 +6,11 @@ import argparse
 import contextlib
 import ipaddress
 import math
-import sys
-from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
+from oc2d import __version__
 from oc2d.language.codec import Encoding
 from oc2d.language.vocabulary import Action, Feature, ResponseType
 from oc2d.producer.settings import DEFAULT_FILE
@@ -35,7 +34,12 @@ def build_parser() -> argparse.ArgumentParser:
         parents=[_common()],
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"%(prog)s {__version__}",
+        help="print the version and exit",
+    )
     parser.set_defaults(
         timeout=None, expect=None, json=False, verbose=False, encoding=Encoding.JSON, config=None
     )
@@ -73,19 +77,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_topics(send)
     add("watch", "show all OpenC2 traffic, until interrupted")
     return parser
-
-
-class _Version(argparse.Action):
-    """Looks up the version only when it is asked for."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:  # noqa: ANN401 - argparse's
-        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **kwargs)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version  # noqa: PLC0415 - see the docstring
-
-        sys.stdout.write(f"oc2ctl {version('oc2d')}\n")
-        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):

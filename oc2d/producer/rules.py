@@ -122,11 +122,7 @@ def _response(command: OpenC2Command) -> ResponseType | None:
 def _only_response(command: OpenC2Command, *allowed: ResponseType) -> bool:
     """Whether there is no argument but `response_requested`, absent or one of these."""
     args = command.args
-    if args is None:
-        return True
-    times = (args.start_time, args.stop_time, args.duration)
-    others = args.profiles or args.unknown or any(time is not None for time in times)
-    return not others and args.response_requested in (None, *allowed)
+    return args is None or (args.only_response and args.response_requested in (None, *allowed))
 
 
 def _extended_args(command: OpenC2Command, _: Callable[[str], None]) -> None:

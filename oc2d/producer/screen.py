@@ -6,8 +6,8 @@ import sys
 from collections import Counter
 
 from oc2d.producer.replies import Reply
-from oc2d.producer.text import printable, reply_line
-from oc2d.terminal import Colour, painted
+from oc2d.producer.text import reply_line
+from oc2d.terminal import Colour, painted, printable
 
 __all__ = ["Screen"]
 

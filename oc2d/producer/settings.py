@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import difflib
 import getpass
-import secrets
 import socket
-import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from oc2d.config import Broker
 from oc2d.config_file import TLS_KEYS, inspect_tree, read_toml
 from oc2d.errors import ConfigError, Problem
-from oc2d.mqtt.settings import Backoff, LinkSettings, link_secret, tls_settings
+from oc2d.mqtt.settings import Backoff, LinkSettings, broker_link, make_client_id
 
 __all__ = ["DEFAULT_FILE", "ProducerSettings", "load_settings", "producer_link"]
 
 DEFAULT_FILE = Path("~/.config/oc2d/oc2ctl.toml")
 
 _KEYS = ("broker", "from", "namespace")
-_ALPHABET = string.digits + string.ascii_letters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,18 +98,9 @@ def producer_link(
     settings: ProducerSettings, subscriptions: tuple[str, ...], timeout: float
 ) -> LinkSettings:
     """Make the link of one run: a client id of its own, a session that ends with it (DESIGN 2)."""
-    broker = settings.broker
-    return LinkSettings(
-        host=broker.host,
-        port=broker.port,
-        client_id="".join(secrets.choice(_ALPHABET) for _ in range(23)),
-        tls=tls_settings(broker),
-        username=broker.username,
-        password=link_secret(broker) if broker.username is not None else lambda: None,
-        keep_alive=broker.keep_alive,
+    return replace(
+        broker_link(settings.broker, make_client_id()),
         session_expiry=0,
-        protocol=broker.protocol,
-        qos=broker.qos,
         message_type="req",
         subscriptions=subscriptions,
         namespace=settings.namespace,

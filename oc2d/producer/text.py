@@ -12,19 +12,12 @@ from oc2d.errors import BadRequest
 from oc2d.language.codec import Encoding, Tree
 from oc2d.language.values import Binary
 from oc2d.producer.replies import Reply, decode_leniently
+from oc2d.terminal import printable
 
-__all__ = ["printable", "reply_line", "reply_object", "to_json", "traffic_line", "traffic_object"]
+__all__ = ["reply_line", "reply_object", "to_json", "traffic_line", "traffic_object"]
 
 _FEATURES = ("versions", "profiles", "pairs", "rate_limit")
 _GLANCE = 200
-
-
-def printable(text: str) -> str:
-    """Escape what could drive a terminal or forge a line."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
 
 
 def to_json(tree: Tree) -> str:

@@ -7,7 +7,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.errors import Oc2dError
@@ -60,12 +59,7 @@ class Wire:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._leaving = True
         self._session.stop(0)
 

@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import cbor2
@@ -106,12 +105,7 @@ class ActuatorHost:
     def __enter__(self) -> ActuatorHost:  # noqa: PYI034 - Self needs Python 3.11
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def dead_copy(self, name: str) -> Path:

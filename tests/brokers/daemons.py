@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Certificates, free_port
-from tests.consumer import tool
+from tests.namespace import tool
 
 ACCOUNTS = {"fw-7": "the Consumer's", "soc": "the Producer's"}
 _GUIDE = Path(__file__).resolve().parents[2] / "docs/operating.md"

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 import uuid
+from contextlib import closing, contextmanager
 
 import pytest
 import structlog
@@ -161,15 +162,20 @@ def test_a_certificate_and_a_password_of_the_file_are_shown_to_the_broker(
     assert "s3kret" not in err
 
 
+@contextmanager
+def asking(oc2ctl, words):
+    """Run oc2ctl beside, at a peer; behind it the list has what it returned."""
+    results = []
+    with closing(Peer()) as peer:
+        run = threading.Thread(target=lambda: results.append(oc2ctl(words, peer.port)))
+        run.start()
+        yield peer, results
+        run.join(10)
+
+
 @pytest.mark.req("MQTT-5", "MQTT-12", "MQTT-52")
 def test_watch_pings_at_95_percent_of_the_keep_alive_that_the_broker_wants(oc2ctl):
-    peer = Peer()
-    codes = []
-    run = threading.Thread(
-        target=lambda: codes.append(oc2ctl("watch --expect 1 --timeout 20", peer.port)[0])
-    )
-    run.start()
-    try:
+    with asking(oc2ctl, "watch --expect 1 --timeout 20") as (peer, results):
         conn = peer.accept()
         assert conn.expect("CONNECT").keep_alive == 300
         conn.send(connack(properties=bytes([SERVER_KEEP_ALIVE]) + short(2)))
@@ -181,10 +187,7 @@ def test_watch_pings_at_95_percent_of_the_keep_alive_that_the_broker_wants(oc2ct
         assert conn.expect("PUBACK").packet_id == 9
         assert conn.expect("DISCONNECT").body == b""
         conn.close()
-        run.join(10)
-    finally:
-        peer.close()
-    assert codes == [0]
+    assert results[0][0] == 0
 
 
 @pytest.mark.req("MQTT-5")
@@ -196,36 +199,22 @@ def test_a_keep_alive_beyond_300_seconds_is_refused_before_anything_is_sent(oc2c
 
 @pytest.mark.req("MQTT-13")
 def test_a_broker_with_qos_0_only_is_left(oc2ctl):
-    peer = Peer()
-    results = []
-    run = threading.Thread(target=lambda: results.append(oc2ctl("query features --all", peer.port)))
-    run.start()
-    try:
+    with asking(oc2ctl, "query features --all") as (peer, results):
         conn = peer.accept()
         conn.expect("CONNECT")
         conn.send(connack(properties=b"\x24\x00"))
         assert conn.expect("DISCONNECT").body == b"\x83"
         conn.close()
-        run.join(10)
-    finally:
-        peer.close()
     assert results[0][0] == 1
     assert "QoS 0 only" in results[0][2]
 
 
 @pytest.mark.req("MQTT-12", "MQTT-26")
 def test_a_request_larger_than_the_broker_takes_is_not_sent_and_told(oc2ctl):
-    peer = Peer()
-    results = []
-    run = threading.Thread(target=lambda: results.append(oc2ctl(DENY, peer.port)))
-    run.start()
-    try:
+    with asking(oc2ctl, DENY) as (peer, results):
         conn = peer.welcome(properties=b"\x27\x00\x00\x00\x40", codes=b"\x02\x02")
         assert conn.expect("DISCONNECT").body == b""
         conn.close()
-        run.join(10)
-    finally:
-        peer.close()
     assert results[0][0] == 1
     assert "too large" in results[0][2]
 

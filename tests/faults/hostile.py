@@ -165,8 +165,7 @@ def run(this: Run) -> None:
     """Rounds of messages; after each the daemon answers, and has not grown."""
     rounds = -(-this.many(4000, 1_000_000) // _ROUND)
     host = this.host("max_inflight_messages 200", isolated=False)
-    zulu = this.consumer(
-        host,
+    zulu = host.consumer(
         broker={"extra_subscriptions": ["wild/#"]},
         limits={"remember": 5},
         actuators_slpf={"backend": "dry-run"},

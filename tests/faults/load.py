@@ -32,8 +32,7 @@ def run(this: Run) -> None:
 
 def _flood(this: Run, seconds: int) -> None:
     host = this.host(isolated=False)
-    zulu = this.consumer(
-        host,
+    zulu = host.consumer(
         limits={"queue": _QUEUE, "queue_per_producer": _SHARE},
         **{"actuators_x-count": {}},
     )
@@ -92,7 +91,7 @@ def _done(this: Run, zulu: Consumer, watcher: Producer, sent: dict[str, list[str
 def _rate(this: Run) -> None:
     """So many in a minute, not one more nor less."""
     host = this.host(isolated=False)
-    zulu = this.consumer(host, limits={"rate_per_minute": _RATE}, **{"actuators_x-count": {}})
+    zulu = host.consumer(limits={"rate_per_minute": _RATE}, **{"actuators_x-count": {}})
     zulu.start(**this.environment())
     soc = host.producer()
     sent = [soc.send(start("x-count", str(number))) for number in range(3 * _RATE)]

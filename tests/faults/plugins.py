@@ -36,8 +36,7 @@ def effects(zulu: Consumer, nsid: str) -> Counter[str]:
 def run(this: Run) -> None:
     """One kind of misbehaviour after the other, in one daemon as long as it can live."""
     host = this.host(isolated=False)
-    zulu = this.consumer(
-        host,
+    zulu = host.consumer(
         actuators_slpf={"backend": "dry-run"},
         **{
             "actuators_x-unkind": {"timeout": _TIMEOUT},

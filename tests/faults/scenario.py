@@ -8,10 +8,8 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tests.consumer import Consumer, Host
 
@@ -57,9 +55,6 @@ class Run:
         made = Host(place, *options, persistent=persistent, isolated=isolated)
         self.hosts.append(made)
         return made.start_broker()
-
-    def consumer(self, host: Host, **tables: Mapping[str, Any]) -> Consumer:
-        return host.consumer(**tables)
 
     def environment(self, point: str = "") -> dict[str, str]:
         """What the daemon needs to find the plugin, and where it is to die."""

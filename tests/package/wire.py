@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from contextlib import contextmanager
 
-from tests.consumer import Namespace
+from tests.namespace import Namespace
 
 HERE, OUTSIDE = "192.0.2.1", "203.0.113.7"
 

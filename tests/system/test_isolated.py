@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.consumer import Host, Namespace, delete, deny
+from tests.consumer import Host, delete, deny
+from tests.namespace import Namespace
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.req("AMB-57")]

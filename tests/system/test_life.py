@@ -15,7 +15,8 @@ from urllib.request import urlopen
 import pytest
 
 from tests.conftest import free_port
-from tests.consumer import OC2D, allow, delete, deny, query, tool
+from tests.consumer import OC2D, allow, delete, deny, query
+from tests.namespace import tool
 from tests.terminal import Terminal
 from tests.waiting import wait_until
 

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.consumer import Namespace, allow, command, delete, deny
+from tests.consumer import allow, command, delete, deny
+from tests.namespace import Namespace
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.req("SLPF-2", "SLPF-14", "SLPF-59")]

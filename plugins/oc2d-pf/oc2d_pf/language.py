@@ -135,10 +135,11 @@ def engine_targets(command: Command) -> tuple[Target, ...]:
 
 def host_target(address: IPv4Address | IPv6Address) -> Target:
     """Return the traffic from and to one host."""
-    network = ip_network(address)
-    if isinstance(network, IPv4Network):
-        return "ipv4_net", IPv4Net(network)
-    return "ipv6_net", IPv6Net(network)
+    return f"ipv{address.version}_net", _net(ip_network(address))
+
+
+def _net(network: IPv4Network | IPv6Network) -> IPv4Net | IPv6Net:
+    return IPv4Net(network) if isinstance(network, IPv4Network) else IPv6Net(network)
 
 
 def _advanced(target: AdvancedConnection) -> list[Target]:
@@ -151,26 +152,16 @@ def _advanced(target: AdvancedConnection) -> list[Target]:
     versions = {network.version for network in (source, destination) if network is not None}
     if len(versions) > 1:
         raise BadRequest("src_addr and dst_addr are of different families")
-    found: list[Target] = []
-    if versions != {6}:
-        v4 = IPv4Connection(
-            src_addr=IPv4Net(source) if isinstance(source, IPv4Network) else None,
-            src_port=target.src_port,
-            dst_addr=IPv4Net(destination) if isinstance(destination, IPv4Network) else None,
-            dst_port=target.dst_port,
-            protocol=target.protocol,
-        )
-        found.append(("ipv4_connection", v4))
-    if versions != {4}:
-        v6 = IPv6Connection(
-            src_addr=IPv6Net(source) if isinstance(source, IPv6Network) else None,
-            src_port=target.src_port,
-            dst_addr=IPv6Net(destination) if isinstance(destination, IPv6Network) else None,
-            dst_port=target.dst_port,
-            protocol=target.protocol,
-        )
-        found.append(("ipv6_connection", v6))
-    return found
+    members = {
+        "src_addr": None if source is None else _net(source),
+        "src_port": target.src_port,
+        "dst_addr": None if destination is None else _net(destination),
+        "dst_port": target.dst_port,
+        "protocol": target.protocol,
+    }
+    kinds: dict[int, Any] = {4: IPv4Connection, 6: IPv6Connection}
+    wanted = versions or kinds  # without an address: both families
+    return [(f"ipv{version}_connection", kinds[version](**members)) for version in wanted]
 
 
 def _network(text: str | None) -> IPv4Network | IPv6Network | None:

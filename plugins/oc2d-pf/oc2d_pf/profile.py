@@ -34,6 +34,7 @@ from oc2d_pf.language import (
 from oc2d_pf.names import Answer, LookUp, look_up
 from oc2d_pf.refresh import Refresher
 from oc2d_pf.store import Outcome, Row, Store, StoreError, band
+from oc2d_slpf.answers import only
 from oc2d_slpf.language import verdict_of
 from oc2d_slpf.specifiers import Specifiers
 
@@ -176,10 +177,7 @@ class Pf(Actuator):
 
     def execute(self, command: Command) -> Response:
         """Carry out one command: a batch of its own."""
-        answer = self.execute_many((command,))[0]
-        if isinstance(answer, Refusal):
-            raise answer
-        return answer
+        return only(self.execute_many((command,)))
 
     def execute_many(self, commands: Sequence[Command]) -> Sequence[Response | Refusal]:
         """Carry out all that waits; new rules that follow each other share their transactions."""
@@ -309,11 +307,10 @@ def _is_plain(command: Command) -> bool:
 def _told(outcome: Outcome | None) -> Response | Refusal:
     """Turn an outcome into what the engine wants."""
     assert outcome is not None  # noqa: S101 - every command of a part has one by now
-    if outcome.status == StatusCode.OK:
-        results = None if outcome.number is None else Results(outcome.number)
-        return Response(StatusCode.OK, outcome.text, results)
-    kind = next(kind for kind in Refusal.__subclasses__() if kind.status == outcome.status)
-    return kind(outcome.text or "")
+    if (refusal := outcome.refusal) is not None:
+        return refusal
+    results = None if outcome.number is None else Results(outcome.number)
+    return Response(StatusCode.OK, outcome.text, results)
 
 
 def _shown(row: Row) -> dict[str, Any]:

@@ -7,9 +7,9 @@ engine, which knows the keys of what it did, answers as the first time.
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 import msgspec
 
 from oc2d.errors import StateError
+from oc2d_slpf import storing
+from oc2d_slpf.storing import Outcome, StoreError
 
 __all__ = ["Outcome", "Row", "Store", "StoreError", "band"]
 
@@ -37,9 +39,6 @@ _FIRST_BAND, _BAND = 1_000_000, 16_000
 _FIRST_AUTOMATIC = 33_000_000
 _LAST_AUTOMATIC = _FIRST_BAND + _PRIORITIES * _BAND
 
-#: The file could not be read or written; the message is for the log.
-StoreError = sqlite3.Error
-
 
 def band(priority: int | None) -> range | None:
     """Return the numbers that rules of a priority have, None: it is none (PF-32)."""
@@ -49,15 +48,6 @@ def band(priority: int | None) -> range | None:
         return None
     first = _FIRST_BAND + priority * _BAND
     return range(first, first + _BAND)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a command was answered."""
-
-    status: int
-    text: str | None = None
-    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,25 +102,15 @@ class Store:
         """Close the file."""
         self._file.close()
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Commit what is done inside, durably, or nothing of it."""
-        self._file.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._file.execute("COMMIT")
-        except BaseException:
-            if self._file.in_transaction:
-                self._file.execute("ROLLBACK")
-            raise
+        return storing.transaction(self._file)
 
     # -- asking
 
     def outcome(self, key: str) -> Outcome | None:
         """Return what the command with this key was answered."""
-        query = "SELECT status, text, number FROM outcome WHERE key = ?"
-        row = self._file.execute(query, (key,)).fetchone()
-        return None if row is None else Outcome(*row)
+        return storing.outcomes(self._file, [key]).get(key)
 
     def by_number(self, number: int) -> Row | None:
         """Return the rule or reservation with this number."""

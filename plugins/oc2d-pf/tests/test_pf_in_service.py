@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.consumer import Host, Namespace, command
+from tests.consumer import Host, command
+from tests.namespace import Namespace
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.root]

@@ -153,8 +153,7 @@ class _Reader:
     def _known(self, path: str, table: Mapping[str, Any], keys: tuple[str, ...]) -> None:
         for key in table:
             if key not in keys:
-                near = get_close_matches(key, keys, 1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = _hint(key, keys)
                 self._problem(f"{path}.{key}" if path else key, f"unknown key{hint}")
 
     def _problem(self, path: str, message: str) -> None:

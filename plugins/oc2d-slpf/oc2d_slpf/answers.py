@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from oc2d.actuator import Command, Reason, Response
@@ -10,20 +12,27 @@ from oc2d.language.vocabulary import Action, StatusCode
 from oc2d_slpf import language
 from oc2d_slpf.backend import BackendError
 from oc2d_slpf.language import NOT_REMOVED, NOT_UPDATED, Results
-from oc2d_slpf.store import Outcome
+from oc2d_slpf.storing import Outcome
 
-__all__ = ["failed", "refusal", "response"]
+__all__ = ["failed", "only", "refusal", "response"]
 
 _log = structlog.get_logger("oc2d.slpf")
 
 
 def response(outcome: Outcome) -> Response:
     """Turn an outcome into what the engine wants; a remembered refusal is raised again."""
-    if outcome.status == StatusCode.OK:
-        results = None if outcome.number is None else Results(outcome.number)
-        return Response(StatusCode.OK, outcome.text, results)
-    kind = next(kind for kind in Refusal.__subclasses__() if kind.status == outcome.status)
-    raise kind(outcome.text or "")
+    if (refused := outcome.refusal) is not None:
+        raise refused
+    results = None if outcome.number is None else Results(outcome.number)
+    return Response(StatusCode.OK, outcome.text, results)
+
+
+def only(answers: Sequence[Response | Refusal]) -> Response:
+    """Return the one answer of a batch of one; a refusal is raised."""
+    (answer,) = answers
+    if isinstance(answer, Refusal):
+        raise answer
+    return answer
 
 
 def failed(command: Command, error: Exception) -> Failed:

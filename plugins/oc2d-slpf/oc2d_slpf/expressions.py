@@ -50,7 +50,7 @@ NFT_REG_VERDICT, NFT_REG32_00 = 0, 8
 NF_DROP, NF_ACCEPT, NFT_CONTINUE, NFT_JUMP = 0, 1, -1, -3
 NFT_CMP_EQ, NFT_CMP_NEQ = 0, 1
 NFT_FIB_RESULT_ADDRTYPE = 3
-NFTA_FIB_F_SADDR, NFTA_FIB_F_DADDR = 1, 2
+NFTA_FIB_F_DADDR = 2
 NFT_REJECT_TCP_RST, NFT_REJECT_ICMPX_UNREACH = 1, 2
 NF_SYNPROXY_OPT_MSS, NF_SYNPROXY_OPT_WSCALE = 1, 2
 NF_SYNPROXY_OPT_SACK_PERM, NF_SYNPROXY_OPT_TIMESTAMP = 4, 8
@@ -163,11 +163,10 @@ def put(value: bytes, register: int) -> bytes:
     return _expression("immediate", u32(1, NFT_REG32_00 + register), _value(2, value))
 
 
-def fib_type(*, source: bool = False) -> bytes:
-    """Load the kind of an address (RTN_*, host order): NFTA_FIB_DREG (1), _RESULT, _FLAGS (3)."""
-    which = NFTA_FIB_F_SADDR if source else NFTA_FIB_F_DADDR
+def fib_type() -> bytes:
+    """Load the destination's kind (RTN_*, host order): NFTA_FIB_DREG (1), _RESULT, _FLAGS (3)."""
     result = u32(2, NFT_FIB_RESULT_ADDRTYPE)
-    return _expression("fib", u32(1, NFT_REG32_00), result, u32(3, which))
+    return _expression("fib", u32(1, NFT_REG32_00), result, u32(3, NFTA_FIB_F_DADDR))
 
 
 def reject(code: Icmpx) -> bytes:

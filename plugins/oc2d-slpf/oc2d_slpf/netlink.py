@@ -184,10 +184,10 @@ class Netlink:
             raise NetlinkError(0, "no answer from the kernel")
         self.transactions += not try_only
 
-    def dump(self, kind: int, body: bytes = b"") -> list[dict[int, bytes]]:
+    def dump(self, kind: int) -> list[dict[int, bytes]]:
         """Return all objects of one kind (NFT_MSG_GET*) in family inet, each by its attributes."""
         found: list[dict[int, bytes]] = []
-        for kind_, payload in self._asked(kind, NLM_F_DUMP, body):
+        for kind_, payload in self._asked(kind, NLM_F_DUMP):
             if kind_ == NLMSG_DONE:
                 break
             found.append(dict(attributes(payload[4:])))
@@ -195,14 +195,14 @@ class Netlink:
 
     def generation(self) -> int:
         """Return the number that grows by one with each transaction (NFTA_GEN_ID)."""
-        _, payload = next(self._asked(NFT_MSG_GETGEN, 0, b""))
+        _, payload = next(self._asked(NFT_MSG_GETGEN, 0))
         return int.from_bytes(dict(attributes(payload[4:]))[1], "big")
 
-    def _asked(self, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, bytes]]:
+    def _asked(self, kind: int, flags: int) -> Iterator[tuple[int, bytes]]:
         """Ask, and read kind and payload of the answers; it does not end by itself."""
         self._drain()
         asked = self._sequence
-        self._send(self._pack(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, body))
+        self._send(self._pack(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, b""))
         while True:
             for answer, sequence, payload in self._receive():
                 if sequence != asked:

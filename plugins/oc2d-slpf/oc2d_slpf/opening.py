@@ -31,7 +31,7 @@ CREATE TABLE rule(
 CREATE INDEX twin ON rule(
   key, verdict, shape, match, persistent, reserved, producer, start, stop);
 CREATE TABLE outcome(
-  seq INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE,
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE,
   status INTEGER NOT NULL, text TEXT, number INTEGER);
 CREATE TABLE spent(number INTEGER PRIMARY KEY);
 CREATE TABLE endpoint(address TEXT, protocol INTEGER, port INTEGER);

@@ -170,10 +170,7 @@ class Slpf(Actuator):
 
     def execute(self, command: Command) -> Response:
         """Carry out one command: a batch of its own."""
-        answer = self.execute_many((command,))[0]
-        if isinstance(answer, Refusal):
-            raise answer
-        return answer
+        return answers.only(self.execute_many((command,)))
 
     def execute_many(self, commands: Sequence[Command]) -> Sequence[Response | Refusal]:
         """Carry out all that waits with one commit and one change of the packet filter.

@@ -137,12 +137,15 @@ def _with_list(path: Path, fresh: Path) -> Iterator[sqlite3.Connection]:
 def _readable(file: sqlite3.Connection, table: str) -> dict[int, tuple[Any, ...]]:
     """Return by rowid each row that can be read.
 
-    A walk stops at the first bad page: so from both ends, and by the index, row by row where that
-    does not hold all of it.
+    A walk stops at the first bad page: so from both ends, and by the index likewise, row by row
+    where that does not hold all of it.
     """
     rows: dict[int, tuple[Any, ...]] = {}
     found: set[int] = set()
-    for walk in ("NOT INDEXED ORDER BY rowid", "NOT INDEXED ORDER BY rowid DESC", "ORDER BY key"):
+    for walk in (
+        *("NOT INDEXED ORDER BY rowid", "NOT INDEXED ORDER BY rowid DESC"),
+        *("ORDER BY key", "ORDER BY key DESC"),
+    ):
         with suppress(*_UNREADABLE):
             for rowid, *row in file.execute(f"SELECT rowid, * FROM {table} {walk}"):  # noqa: S608 - constants
                 rows.setdefault(rowid, tuple(row))

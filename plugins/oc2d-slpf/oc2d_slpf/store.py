@@ -14,16 +14,15 @@ accepts far fewer.
 from __future__ import annotations
 
 import contextlib
-import json
-import sqlite3
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oc2d.errors import StateError
-from oc2d_slpf import opening, salvage
+from oc2d_slpf import opening, salvage, storing
 from oc2d_slpf.backend import Permit
 from oc2d_slpf.rules import FIRST_AUTOMATIC, Alike, Rule, Shape, Verdict
+from oc2d_slpf.storing import Outcome, StoreError
 
 __all__ = ["Entry", "Outcome", "Store", "StoreError"]
 
@@ -33,19 +32,6 @@ _OUTCOMES = 100_000
 _SLICE = 1000  # outcomes forgotten in one transaction at most: more than one can add
 
 _COLUMNS = "number, key, verdict, shape, match, persistent, reserved, producer, start, stop"
-
-
-#: The store could not be written or read; the message is for the log.
-StoreError = sqlite3.Error
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a command was answered; `number` is its rule's, on success of allow and deny."""
-
-    status: int
-    text: str | None = None
-    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,27 +82,19 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what is done inside, durably, or nothing of it."""
-        self._file.execute("BEGIN IMMEDIATE")
         try:
-            yield
-            self.write()
-            self._file.execute("COMMIT")
+            with storing.transaction(self._file):
+                yield
+                self.write()
         except BaseException:
             self._added, self._told, self._reserved = {}, {}, None
-            if self._file.in_transaction:
-                self._file.execute("ROLLBACK")
             raise
 
     # -- asking
 
     def outcomes(self, keys: Collection[str]) -> dict[str, Outcome]:
         """Return what the commands with these keys were answered, of those that were."""
-        query = (
-            "SELECT key, status, text, number FROM outcome"
-            " WHERE key IN (SELECT value FROM json_each(?))"
-        )
-        rows = self._file.execute(query, (json.dumps([*keys]),))
-        return {key: Outcome(*row) for key, *row in rows}
+        return storing.outcomes(self._file, keys)
 
     def by_number(self, number: int) -> Entry | None:
         """Return the rule or reservation that has this number."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import queue
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -27,6 +25,7 @@ from oc2d_slpf import Slpf, resolvers
 from oc2d_slpf.backend import BackendError, Permit, Unpermit
 from oc2d_slpf.iptables_tools import Family
 from oc2d_slpf.language import Args
+from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.operations import (
     RANKED,
     AddKeys,
@@ -45,6 +44,7 @@ from oc2d_slpf.operations import (
 )
 from oc2d_slpf.rules import PORT_PROTOCOLS, Direction, Verdict, encode
 from oc2d_slpf.specifiers import Specifiers
+from tests.namespace import Namespace
 
 _keys = itertools.count(1)
 LISTS = {
@@ -393,55 +393,6 @@ def model():
 # -- network namespaces
 
 
-class Namespace:
-    """One network namespace with a thread that lives in it."""
-
-    def __init__(self, name: str):
-        self.name = name
-        ip("netns", "add", name)
-        self._thread = ThreadPoolExecutor(1, initializer=self._enter)
-        self.ip("link", "set", "lo", "up")
-
-    def _enter(self):
-        libc = ctypes.CDLL(None, use_errno=True)
-        fd = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
-        try:
-            if libc.setns(fd, 0x40000000):
-                raise OSError(ctypes.get_errno(), "setns")
-        finally:
-            os.close(fd)
-
-    def run(self, function: Callable, *args, patience=30, **kwargs):
-        return self._thread.submit(function, *args, **kwargs).result(patience)
-
-    def ip(self, *args):
-        return ip("-n", self.name, *args)
-
-    def nft(self, text=None, *args):
-        options = ["-f", "-"] if text else list(args)
-        return self.run(_tool, "nft", *options, input=text)
-
-    def sysctl(self, path, value):
-        self.run(Path("/proc/sys/net", path).write_text, str(value))
-
-    def close(self):
-        self._thread.shutdown()
-        ip("netns", "del", self.name)
-
-
-def _tool(*args, input=None):  # noqa: A002 - as subprocess has it
-    path = shutil.which(args[0], path=os.environ["PATH"] + ":/usr/sbin:/sbin")
-    done = subprocess.run(
-        [path, *args[1:]], input=input, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def ip(*args):
-    return _tool("ip", *args)
-
-
 def require_root():
     if os.geteuid() != 0:
         pytest.skip("needs root: network namespaces")
@@ -453,20 +404,53 @@ def require_root():
 @pytest.fixture
 def namespace() -> Iterator[Namespace]:
     require_root()
-    space = Namespace(f"oc2d-{os.getpid()}-{next(_keys)}")
+    space = Namespace()
     yield space
     space.close()
+
+
+@pytest.fixture
+def filter_(namespace):
+    made = Nftables()
+    namespace.run(made.check)
+    yield made
+    made.close()
+
+
+NOBODY = """
+import os
+from oc2d.errors import StateError
+from {0.__module__} import {0.__name__}
+os.setgid(65534)
+os.setuid(65534)
+try:
+    {0.__name__}().check()
+except StateError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def told_nobody(namespace):
+    """What a back end says to a user without any right who looks whether it can be used."""
+
+    def told(backend):
+        program = [sys.executable, "-c", NOBODY.format(backend)]
+        return namespace.run(
+            subprocess.run, program, capture_output=True, text=True, check=True
+        ).stdout
+
+    return told
 
 
 @pytest.fixture(scope="module")
 def world():
     """Client — firewall — server: two links, both families; the firewall forwards."""
     require_root()
-    tag = f"{os.getpid()}-{next(_keys)}"
     with ExitStack() as stack:
         spaces = {}
         for role in ("client", "wall", "server"):
-            spaces[role] = Namespace(f"oc2d-{role}-{tag}")
+            spaces[role] = Namespace(role)
             stack.callback(spaces[role].close)
         yield _wire(**spaces)
 
@@ -520,17 +504,4 @@ def walled(world, bench, backend):
 
     yield start
     world.wall.run(bench.stop)
-    world.wall.nft("flush ruleset\n")
-
-
-def until(condition, seconds=2.0):
-    """Poll `condition` until it is true, at most so long."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < deadline:
-        time.sleep(0.002)
-    return found
-
-
-@pytest.fixture(scope="session")
-def wait_until():
-    return until
+    world.wall.nft(text="flush ruleset\n")

@@ -15,6 +15,7 @@ import pytest
 
 from oc2d.actuator import Endpoint
 from oc2d_slpf import resolvers
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.req("AMB-57")]
 
@@ -203,7 +204,7 @@ def test_an_address_is_renewed_by_dhcp(walled, world, direction):
 
 
 @pytest.mark.parametrize("direction", ["both", "ingress", "egress"])
-def test_an_address_is_renewed_by_dhcpv6(walled, world, wait_until, direction):
+def test_an_address_is_renewed_by_dhcpv6(walled, world, direction):
     wall = walled()
     assert "DHCPv6" in wall.do("deny", ALL[6], direction=direction).text
     with ExitStack() as stack:
@@ -213,7 +214,7 @@ def test_an_address_is_renewed_by_dhcpv6(walled, world, wait_until, direction):
         join = socket.inet_pton(socket.AF_INET6, "ff02::1:2") + struct.pack("=I", near)
         server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, join)
         east = world.wall.run(socket.if_nametoindex, "east")
-        assert wait_until(lambda: _link_local(world.wall, "east"), 5.0)
+        wait_until(lambda: _link_local(world.wall, "east"), 5.0)
         assert _arrives(client, ("ff02::1:2", 547, 0, east), server)
         own = _link_local(world.wall, "east")
         assert _arrives(server, (own, 546, 0, near), client)
@@ -309,9 +310,9 @@ def test_false_ack_completes_the_handshake_and_the_host_sees_nothing(
         dropped.settimeout(QUIET)
         with pytest.raises(TimeoutError):
             dropped.connect((address, 7003))
-        assert "synproxy" in world.wall.nft(None, "list", "chain", "inet", "oc2d", "decoy")
+        assert "synproxy" in world.wall.nft("list", "chain", "inet", "oc2d", "decoy")
         wall.do("delete", number)
-        assert "synproxy" not in world.wall.nft(None, "list", "chain", "inet", "oc2d", "decoy")
+        assert "synproxy" not in world.wall.nft("list", "chain", "inet", "oc2d", "decoy")
         honest = world.client.run(socket.socket, FAMILY[version], socket.SOCK_STREAM)
         stack.callback(honest.close)
         honest.settimeout(2)

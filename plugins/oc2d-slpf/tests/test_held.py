@@ -15,6 +15,7 @@ import pytest
 
 from oc2d_slpf.__main__ import main
 from oc2d_slpf.nftables import Nftables
+from tests.unprivileged import environment
 
 pytestmark = [pytest.mark.root, pytest.mark.req("SLPF-38")]
 
@@ -44,13 +45,13 @@ def held(namespace, bench, command):
 
 
 def _list(namespace):
-    return namespace.nft(None, "list", "table", "inet", "oc2d")
+    return namespace.nft("list", "table", "inet", "oc2d")
 
 
 def _attack(namespace, text):
     """Run nft as anybody with the capability might; return whether it was let."""
     try:
-        namespace.nft(text)
+        namespace.nft(text=text)
     except AssertionError:
         return False
     return True
@@ -59,7 +60,7 @@ def _attack(namespace, text):
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nobody_else_can_change_a_table_with_an_owner(namespace, held, attack):
     held()
-    namespace.nft(THEIRS)
+    namespace.nft(text=THEIRS)
     before = _list(namespace)
     assert "flags owner" in before or "owner" in before
     done = _attack(namespace, attack)
@@ -72,14 +73,14 @@ def test_without_owner_the_table_is_repaired_within_a_second(namespace, held, be
     held(owner=False)
     before = _list(namespace)
     assert _attack(namespace, attack)
-    namespace.nft(THEIRS)
+    namespace.nft(text=THEIRS)
     namespace.run(bench.calls.get, True, 1.0)()
     with suppress(queue.Empty):  # the kernel may tell of one attack in two parts
         bench.calls.get(timeout=0.1)()
     assert _list(namespace) == before
-    assert namespace.nft(None, "list", "table", "ip", "theirs") == THEIRS
+    assert namespace.nft("list", "table", "ip", "theirs") == THEIRS
     # our own repair, and what others do to their own tables, are no reason to repair
-    namespace.nft("delete table ip theirs\n")
+    namespace.nft(text="delete table ip theirs\n")
     with pytest.raises(queue.Empty):
         bench.calls.get(timeout=0.1)
 
@@ -136,7 +137,7 @@ def test_whatever_the_orphan_has_become_it_is_ours_again(namespace, held, bench,
     before = _list(namespace)
     namespace.run(bench.kill)
     if change.startswith("delete chain"):
-        namespace.nft("flush chain inet oc2d output\n")
+        namespace.nft(text="flush chain inet oc2d output\n")
     _attack(namespace, change + "\n")
     namespace.run(bench.start)
     assert _list(namespace) == before
@@ -159,23 +160,23 @@ def test_at_stop_remove_leaves_nothing_and_keep_leaves_the_rules(namespace, benc
         slpf = namespace.run(bench.start, at_stop="keep" if keep else "remove")
         namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
         namespace.run(bench.stop)
-        assert ("t1_both_ip4_n16" in namespace.nft(None, "list", "ruleset")) == keep
+        assert ("t1_both_ip4_n16" in namespace.nft("list", "ruleset")) == keep
 
 
 def test_what_a_stopped_daemon_left_is_removed_by_hand(namespace, bench, command, capsys):
     slpf = namespace.run(bench.start)
     namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
     namespace.run(bench.stop)
-    namespace.nft(THEIRS)
+    namespace.nft(text=THEIRS)
     assert namespace.run(main, ["remove"]) == 0
-    assert namespace.nft(None, "list", "ruleset") == THEIRS
+    assert namespace.nft("list", "ruleset") == THEIRS
     assert namespace.run(main, ["remove"]) == 0  # nothing there is as well
     assert namespace.run(main, []) == 2
     assert "usage" in capsys.readouterr().err
 
 
 UNPRIVILEGED = """
-import codecs, ctypes, os, sys, time
+import os, sys, time
 from ipaddress import ip_network
 from itertools import takewhile
 from pathlib import Path
@@ -188,20 +189,8 @@ from oc2d_slpf.language import Args, DropProcess
 from oc2d_slpf.rules import Direction, Rule, Verdict, alike
 from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.rules import Match, encode
-# what is loaded later would have to be readable by anybody
-for codec in ("idna", "ascii", "latin-1"):
-    codecs.lookup(codec)
-os.makedirs(sys.argv[1]); os.makedirs(sys.argv[2])
-for path in sys.argv[1:3]:
-    os.chown(path, 65534, 65534)
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(8, 1, 0, 0, 0) == 0  # PR_SET_KEEPCAPS
-os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-class Header(ctypes.Structure):
-    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
-admin = 1 << 12  # CAP_NET_ADMIN
-data = (ctypes.c_uint32 * 6)(admin, admin, 0, 0, 0, 0)
-assert libc.capset(ctypes.byref(Header(0x20080522, 0)), data) == 0
+from tests.unprivileged import become_nobody
+become_nobody(sys.argv[1:3])
 slpf = Slpf(Slpf.parse_config({}))
 if sys.argv[3] == "watch":
     slpf._rules.firewall._backend = Nftables(owner=False)
@@ -255,6 +244,7 @@ def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=environment(),
         )
     )
     with child:
@@ -263,7 +253,7 @@ def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(
         before = _list(namespace)
         for name in ("_both_ip4_n16", "10.1.0.0", "synproxy", "192.0.2.1", "refuse"):
             assert name in before
-        namespace.nft("flush ruleset\n")
+        namespace.nft(text="flush ruleset\n")
         child.stdin.write("\n")
         child.stdin.close()
         assert child.wait(10) == 0

@@ -27,6 +27,8 @@ from oc2d_slpf.operations import Change
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
 from oc2d_slpf.tiers import Tiers
 from oc2d_slpf.watch import Watch
+from tests.unprivileged import environment
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -446,7 +448,7 @@ def test_what_others_do_elsewhere_and_what_we_do_is_no_reason_to_repair(namespac
     namespace.run(slpf._rules.firewall.repair)
     _tool(namespace, "iptables", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
     _tool(namespace, "iptables", "-t", "nat", "-A", "OUTPUT", "-j", "ACCEPT")
-    namespace.nft("add table inet filter\nadd chain inet filter INPUT\n")
+    namespace.nft(text="add table inet filter\nadd chain inet filter INPUT\n")
     with pytest.raises(queue.Empty):
         bench.calls.get(timeout=0.3)
     namespace.run(bench.stop)
@@ -602,30 +604,15 @@ def test_missing_programs_are_named(tools):
         families(str(tools.place))
 
 
-def test_a_start_without_rights_says_what_is_needed_and_leaves_nothing(namespace):
-    done = namespace.run(
-        lambda: subprocess.run(
-            [sys.executable, "-c", NOBODY], capture_output=True, text=True, check=True
-        )
-    )
-    assert done.stdout.startswith("cannot use iptables: ")
-    assert "give CAP_NET_ADMIN as an ambient capability" in done.stdout
-    assert namespace.nft(None, "list", "ruleset") == ""
+def test_a_start_without_rights_says_what_is_needed_and_leaves_nothing(namespace, told_nobody):
+    told = told_nobody(Iptables)
+    assert told.startswith("cannot use iptables: ")
+    assert "give CAP_NET_ADMIN as an ambient capability" in told
+    assert namespace.nft("list", "ruleset") == ""
 
 
-NOBODY = """
-import os
-from oc2d.errors import StateError
-from oc2d_slpf.iptables import Iptables
-os.setgid(65534)
-os.setuid(65534)
-try:
-    Iptables().check()
-except StateError as error:
-    print(error)
-"""
 UNPRIVILEGED = """
-import codecs, ctypes, os, sys
+import os, sys
 from ipaddress import ip_network
 from pathlib import Path
 from oc2d.actuator import Command, Context, Endpoint
@@ -633,21 +620,8 @@ from oc2d.language.values import IPv4Net
 from oc2d.language.vocabulary import Action
 from oc2d_slpf import Slpf, iptables
 from oc2d_slpf.language import Args, DropProcess
-# what is loaded later would have to be readable by anybody
-for codec in ("idna", "ascii", "latin-1"):
-    codecs.lookup(codec)
-for path in sys.argv[1:3]:
-    os.makedirs(path)
-    os.chown(path, 65534, 65534)
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(8, 1, 0, 0, 0) == 0  # PR_SET_KEEPCAPS
-os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-class Header(ctypes.Structure):
-    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
-admin = 1 << 12  # CAP_NET_ADMIN
-data = (ctypes.c_uint32 * 6)(admin, admin, admin, 0, 0, 0)
-assert libc.capset(ctypes.byref(Header(0x20080522, 0)), data) == 0
-assert libc.prctl(47, 2, 12, 0, 0) == 0  # PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE
+from tests.unprivileged import become_nobody
+become_nobody(sys.argv[1:3], ambient=True)
 slpf = Slpf(Slpf.parse_config({"backend": "iptables", "at_stop": "remove"}))
 waiting = []
 slpf.start(Context("fw", Path(sys.argv[1]), Path(sys.argv[2]), "b", lambda: 0, waiting.append))
@@ -669,7 +643,7 @@ slpf.stop()
 """
 
 
-def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(namespace, wait_until):
+def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(namespace):
     # not tmp_path: nobody else may pass its parents
     with TemporaryDirectory() as path:
         Path(path).chmod(0o755)
@@ -679,6 +653,7 @@ def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(namesp
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                env=environment(),
             )
         )
         with child:
@@ -687,11 +662,11 @@ def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(namesp
             before = saved(namespace, ours=True)
             assert any("-s 10.2.0.0/16 -g" in line for line in before)
             assert any("192.0.2.1" in line for line in before)
-            namespace.nft("flush ruleset\n")
+            namespace.nft(text="flush ruleset\n")
             child.stdin.write("\n")
             child.stdin.flush()
             assert "repaired\n" in iter(child.stdout.readline, "")
-            assert wait_until(lambda: _normal(saved(namespace, ours=True)) == _normal(before))
+            wait_until(lambda: _normal(saved(namespace, ours=True)) == _normal(before))
             child.stdin.close()
             assert child.wait(10) == 0
         assert saved(namespace, ours=True) == []

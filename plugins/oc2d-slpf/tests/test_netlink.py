@@ -23,7 +23,6 @@ from oc2d_slpf.netlink import (
     string,
     u32,
 )
-from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.operations import AddKeys, Change, DropKeys, SetId
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
 from oc2d_slpf.ruleset import render
@@ -83,16 +82,8 @@ def _wanted(match):
     return found + [p for p in (match.source_port, match.destination_port) if p is not None]
 
 
-@pytest.fixture
-def filter_(namespace):
-    made = Nftables()
-    namespace.run(made.check)
-    yield made
-    made.close()
-
-
 def _listed(namespace):
-    found = json.loads(namespace.nft(None, "-j", "list", "ruleset"))["nftables"]
+    found = json.loads(namespace.nft("-j", "list", "ruleset"))["nftables"]
     return {item["set"]["name"]: item["set"] for item in found if "set" in item}
 
 
@@ -140,10 +131,10 @@ def test_a_rule_reads_in_nft_as_it_was_meant(namespace, filter_):
     rule = Rule(1, Verdict.DROP, *encode(match, Direction.BOTH))
     namespace.run(filter_.replace, Tiers([rule]).operations())
     for chain in ("t1_in", "t1_out"):
-        text = namespace.nft(None, "-n", "list", "chain", "inet", "oc2d", chain)
+        text = namespace.nft("-n", "list", "chain", "inet", "oc2d", chain)
         assert "@t1_both_ip4_s16_p_dp drop" in text
         assert "255.255.0.0" in text
-    text = namespace.nft(None, "-nn", "list", "chain", "inet", "oc2d", "prerouting")
+    text = namespace.nft("-nn", "list", "chain", "inet", "oc2d", "prerouting")
     assert "type filter hook prerouting priority -310; policy accept;" in text
     assert "jump ingress" in text
     assert "icmpv6 type" in text
@@ -159,15 +150,15 @@ def test_an_error_names_its_number_and_the_message(namespace):
             namespace.run(made.transact, messages)
         assert told.value.errno == errno.ENOENT
         assert told.value.index == 2
-        assert namespace.nft(None, "list", "ruleset") == ""
+        assert namespace.nft("list", "ruleset") == ""
         # what is tried only is not done, but refused as it would be
         namespace.run(lambda: made.transact(messages[:2], try_only=True))
-        assert namespace.nft(None, "list", "ruleset") == ""
+        assert namespace.nft("list", "ruleset") == ""
         with pytest.raises(NetlinkError, match="Invalid argument"):
             namespace.run(made.transact, [Message(99, b"")])
         # the socket is good for the next one
         namespace.run(made.transact, messages[:2])
-        assert "chain input" in namespace.nft(None, "list", "ruleset")
+        assert "chain input" in namespace.nft("list", "ruleset")
     finally:
         made.close()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import threading
 import time
 from ipaddress import ip_network
@@ -30,26 +28,18 @@ def _rules(count):
     return [Rule(index + 1, Verdict.DROP, shape, _key(index)) for index in range(count)]
 
 
-@pytest.fixture
-def filter_(namespace):
-    made = Nftables()
-    namespace.run(made.check)
-    yield made
-    made.close()
-
-
 @pytest.mark.req("SLPF-34")
 def test_a_refused_change_leaves_nothing_of_it(namespace, filter_):
     tiers = Tiers(_rules(3))
     namespace.run(filter_.replace, tiers.operations())
-    before = namespace.nft(None, "list", "ruleset")
+    before = namespace.nft("list", "ruleset")
     change = Change()
     rule = _rules(4)[3]
     tiers.add(rule, change)
     unknown = AddKeys(SetId(99, rule.shape), (rule.key,))
     with pytest.raises(BackendError):
         namespace.run(filter_.apply, [*change.operations(tiers), unknown])
-    assert namespace.nft(None, "list", "ruleset") == before
+    assert namespace.nft("list", "ruleset") == before
 
 
 def test_a_hundred_thousand_rules_are_loaded_in_seconds_and_the_next_is_as_quick(
@@ -72,10 +62,10 @@ def test_the_table_stays_at_stop_and_is_replaced_at_start(namespace, bench, comm
     slpf = namespace.run(bench.start)
     namespace.run(slpf.execute, command("deny", "10.1.0.0/16"))
     namespace.run(bench.stop)
-    assert "10.1.0.0" in namespace.nft(None, "list", "table", "inet", "oc2d")
-    namespace.nft("add chain inet oc2d leftover\n")
+    assert "10.1.0.0" in namespace.nft("list", "table", "inet", "oc2d")
+    namespace.nft(text="add chain inet oc2d leftover\n")
     namespace.run(bench.start)
-    listed = namespace.nft(None, "list", "table", "inet", "oc2d")
+    listed = namespace.nft("list", "table", "inet", "oc2d")
     assert "10.1.0.0" in listed
     assert "leftover" not in listed
     namespace.run(bench.stop)
@@ -85,11 +75,11 @@ def test_the_table_stays_at_stop_and_is_replaced_at_start(namespace, bench, comm
 def test_a_start_that_fails_leaves_nothing_behind(namespace, bench, filter_):
     """Another oc2d holds the table: it stays as it is, and so do the directories."""
     namespace.run(filter_.replace, Tiers(_rules(3)).operations())
-    before = namespace.nft(None, "list", "ruleset")
+    before = namespace.nft("list", "ruleset")
     threads = set(threading.enumerate())
     with pytest.raises(StateError, match=r"Operation not permitted.*no other oc2d"):
         namespace.run(bench.start)
-    assert namespace.nft(None, "list", "ruleset") == before
+    assert namespace.nft("list", "ruleset") == before
     assert not list((bench.path / "state").iterdir())
     assert set(threading.enumerate()) == threads
 
@@ -105,7 +95,7 @@ def test_a_large_set_that_is_full_is_made_anew_with_more_room(
         return command("allow" if mixed and n % 2 else "deny", f"10.0.0.{n}/32")
 
     def elements():
-        listed = namespace.nft(None, "list", "table", "inet", "oc2d")
+        listed = namespace.nft("list", "table", "inet", "oc2d")
         return len(re.findall(r"\b10\.0\.0\.\d+", listed)), re.findall(r"size (\d+)", listed)
 
     slpf = namespace.run(bench.start)
@@ -128,23 +118,7 @@ def test_a_large_set_that_is_full_is_made_anew_with_more_room(
     namespace.run(bench.stop)
 
 
-NOBODY = """
-import os
-from oc2d.errors import StateError
-from oc2d_slpf.nftables import Nftables
-os.setgid(65534)
-os.setuid(65534)
-try:
-    Nftables().check()
-except StateError as error:
-    print(error)
-"""
-
-
-@pytest.mark.usefixtures("namespace")
-def test_without_the_capability_start_says_what_is_needed():
-    done = subprocess.run(
-        [sys.executable, "-c", NOBODY], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith("cannot use nf_tables: ")
-    assert "give CAP_NET_ADMIN" in done.stdout
+def test_without_the_capability_start_says_what_is_needed(told_nobody):
+    told = told_nobody(Nftables)
+    assert told.startswith("cannot use nf_tables: ")
+    assert "give CAP_NET_ADMIN" in told

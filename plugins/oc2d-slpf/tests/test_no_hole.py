@@ -19,6 +19,7 @@ import pytest
 
 from oc2d_slpf.iptables import Iptables
 from oc2d_slpf.nftables import Nftables
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.root,
@@ -129,7 +130,7 @@ def _end(child, how):
     child.stdout.close()
 
 
-def test_no_packet_passes_over_restarts_and_deaths(world, tmp_path, wait_until, backend):
+def test_no_packet_passes_over_restarts_and_deaths(world, tmp_path, backend):
     for name in ("state", "run"):
         (tmp_path / name).mkdir()
     child = _daemon(world, tmp_path, 0, backend)
@@ -141,12 +142,12 @@ def test_no_packet_passes_over_restarts_and_deaths(world, tmp_path, wait_until, 
                 time.sleep(random.random() * 0.05)
                 _end(child, random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)))
                 child = _daemon(world, tmp_path, number, backend)
-            assert wait_until(lambda: traffic.heard(OPEN))
+            wait_until(lambda: traffic.heard(OPEN))
             assert traffic.heard(DENIED) == 0
             assert traffic.sent > 1000 * RESTARTS
         finally:
             _end(child, signal.SIGKILL)
-            world.wall.nft("flush ruleset\n")
+            world.wall.nft(text="flush ruleset\n")
 
 
 @pytest.mark.parametrize(
@@ -174,4 +175,4 @@ def test_no_packet_passes_while_the_table_is_loaded_anew(world, bench, command, 
             assert traffic.sent > 10 * repairs
     finally:
         world.wall.run(bench.stop)
-        world.wall.nft("flush ruleset\n")
+        world.wall.nft(text="flush ruleset\n")

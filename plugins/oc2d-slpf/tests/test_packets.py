@@ -17,6 +17,7 @@ import pytest
 from oc2d.actuator import Endpoint
 from oc2d_slpf.operations import Change
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.req("SLPF-14", "SLPF-31", "SLPF-38")]
 
@@ -343,14 +344,14 @@ def test_never_block_is_open_on_every_way_but_does_not_open_this_host(walled, pa
 @pytest.mark.req("SLPF-38")
 def test_tables_of_others_are_untouched(walled, world):
     world.wall.nft(
-        "table inet theirs { set s { type ipv4_addr; elements = { 10.1.1.1 }\n }\n"
+        text="table inet theirs { set s { type ipv4_addr; elements = { 10.1.1.1 }\n }\n"
         " chain c { type filter hook input priority 0; ip saddr @s counter drop\n }\n}\n"
         "table ip oc2d { chain c { ip saddr 10.0.0.1 drop\n }\n}\n"
     )
 
     def theirs():
         tables = (("inet", "theirs"), ("ip", "oc2d"))
-        return [world.wall.nft(None, "-a", "list", "table", *table) for table in tables]
+        return [world.wall.nft("-a", "list", "table", *table) for table in tables]
 
     try:
         before = theirs()
@@ -361,9 +362,9 @@ def test_tables_of_others_are_untouched(walled, world):
         assert theirs() == before
         wall.run(wall.actuator.stop)
         assert theirs() == before
-        assert "inet oc2d" not in world.wall.nft(None, "list", "tables")
+        assert "inet oc2d" not in world.wall.nft("list", "tables")
     finally:
-        world.wall.nft("delete table inet theirs\ndelete table ip oc2d\n")
+        world.wall.nft(text="delete table inet theirs\ndelete table ip oc2d\n")
 
 
 # -- at random, against the model
@@ -498,14 +499,12 @@ def _expected(model, rules):
 
 def _observed(wall, hook):
     lists = [("list", "set", "inet", "probe", f"{hook}{version}") for version in (4, 6)]
-    return set().union(*(_seen(wall.nft(None, "-n", *arguments)) for arguments in lists))
+    return set().union(*(_seen(wall.nft("-n", *arguments)) for arguments in lists))
 
 
 @pytest.mark.req("SLPF-29", "AMB-39")
 @pytest.mark.parametrize("seed", range(3))
-def test_real_packets_fare_as_in_the_rule_list_read_one_by_one(
-    walled, world, model, wait_until, seed, backend
-):
+def test_real_packets_fare_as_in_the_rule_list_read_one_by_one(walled, world, model, seed, backend):
     wall = walled()
     dice = Dice(seed, wall.actuator._rules.firewall)
     for device in ("all", "west"):
@@ -517,12 +516,12 @@ def test_real_packets_fare_as_in_the_rule_list_read_one_by_one(
                 socket.socket, FAMILY[version], socket.SOCK_RAW, socket.IPPROTO_RAW
             )
             sockets[version] = stack.enter_context(made)
-        world.wall.nft(_probe())
-        stack.callback(world.wall.nft, "delete table inet probe\n")
+        world.wall.nft(text=_probe())
+        stack.callback(world.wall.nft, text="delete table inet probe\n")
         for _ in range(12):
             wall.run(dice.edit)
             for name in ("pre4", "pre6", "onward4", "onward6"):
-                world.wall.nft(f"flush set inet probe {name}\n")
+                world.wall.nft(text=f"flush set inet probe {name}\n")
             for packet in PACKETS:
                 raw = _raw(packet.version, packet)
                 sockets[packet.version].sendto(raw, (packet.dst, 0))

@@ -122,8 +122,8 @@ def test_ranked_tiers_come_and_go_and_nft_can_list_them(namespace, filter_):
             change = Change()
             edit(rule, change)
             namespace.run(filter_.apply, change.operations(tiers))
-        listed = namespace.nft(None, "list", "table", "inet", "oc2d")
-        namespace.nft(None, "-j", "list", "table", "inet", "oc2d")
+        listed = namespace.nft("list", "table", "inet", "oc2d")
+        namespace.nft("-j", "list", "table", "inet", "oc2d")
         assert ("ipv6_addr : mark . mark" in listed) is (edit == tiers.add)
     assert len(tiers) == 0
     assert not [line for line in listed.splitlines() if "_ip" in line]

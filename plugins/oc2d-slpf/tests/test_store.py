@@ -416,6 +416,22 @@ def test_of_a_damaged_store_all_rules_are_kept_that_can_be_read(
     assert capsys.readouterr().out.count("slpf_store_damaged") == 0
 
 
+def test_of_a_table_without_a_root_and_an_index_without_a_beginning_the_rest_is_kept(
+    bench, paper, many
+):
+    known, file = many
+    with closing(sqlite3.connect(file)) as db:
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'rule'").fetchone()
+        leaves = db.execute(
+            "SELECT pageno FROM dbstat WHERE name = 'twin' AND pagetype = 'leaf' ORDER BY path"
+        ).fetchall()
+    damage(file, root)
+    damage(file, leaves[0][0])
+    kept = {rule["number"]: rule for rule in bench.start(paper).status()["rules"]}
+    assert kept.items() <= known.items()
+    assert len(known) - len(kept) <= 2 * len(known) / len(leaves)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -530,10 +530,10 @@ def test_the_kernel_has_the_new_rules_before_the_answer_and_the_old_ones_after_a
     namespace, bench, directory, write, command
 ):
     slpf = namespace.run(bench.start, update_directories=[str(directory)])
-    namespace.nft("add table inet other\nadd chain inet other mine\n")
+    namespace.nft(text="add table inet other\nadd chain inet other mine\n")
 
     def addresses():
-        text = namespace.nft(None, "list", "table", "inet", "oc2d")
+        text = namespace.nft("list", "table", "inet", "oc2d")
         return {f"192.0.2.{host}" for host in range(9) if f"192.0.2.{host}" in text}
 
     namespace.run(slpf.execute, command("deny", "192.0.2.1"))
@@ -544,5 +544,5 @@ def test_the_kernel_has_the_new_rules_before_the_answer_and_the_old_ones_after_a
     with pytest.raises(Failed, match="entry 2"):
         namespace.run(slpf.execute, update("u2"))
     assert addresses() == {"192.0.2.2", "192.0.2.3", "192.0.2.4"}
-    assert "chain mine" in namespace.nft(None, "list", "table", "inet", "other")
+    assert "chain mine" in namespace.nft("list", "table", "inet", "other")
     namespace.run(bench.stop)

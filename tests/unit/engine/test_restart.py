@@ -365,10 +365,15 @@ def test_what_was_running_and_is_over_by_now_is_not_restored_and_reverted(build,
     bench.ask(deny(duration=60_000))
     gate.wait()
     copy = bench.dead_copy("dead")
+    is_over(bench, build, first, kind(), copy)
+
+
+def is_over(bench, build, first, later, copy):
+    """A minute later `later` starts from the copy: what `first` was at is reverted, no more."""
     bench.turned.boot += 61_000
     bench.turned.wall += 61_000
-    after = build(later := kind(), directory=copy, clock=bench.turned)
-    gate.open.set()
+    after = build(later, directory=copy, clock=bench.turned)
+    first.behave.open.set()
     assert after.reply(1).status == 500
     after.settle()
     after.poke()
@@ -394,18 +399,7 @@ def test_what_may_have_run_before_a_power_loss_and_is_over_by_now_is_reverted(bu
     gate.wait()
     copy = bench.dead_copy("dead")
     forget_started(copy)
-    bench.turned.boot += 61_000
-    bench.turned.wall += 61_000
-    after = build(later := Idempotent(), directory=copy, clock=bench.turned)
-    gate.open.set()
-    assert after.reply(1).status == 500
-    after.settle()
-    after.poke()
-    after.settle()
-    assert later.ended == {first.executed[0].key}
-    assert later.reverted == [first.executed[0].key]
-    assert later.executed == []
-    assert list(after.consumer._journal.pending()) == []
+    is_over(bench, build, first, Idempotent(), copy)
 
 
 @pytest.mark.parametrize("forgotten", [True, False])
@@ -449,13 +443,18 @@ def fails(_):
     raise Failed("no")
 
 
-def test_a_failing_revert_is_not_taken_for_a_death(build, door):
+def over_and_not_reverted(build, door):
     door.on_revert = fails
     bench = build(door)
     bench.ask(deny(duration=1000))
     bench.settle()
     bench.advance(2)
     bench.settle()
+    return bench
+
+
+def test_a_failing_revert_is_not_taken_for_a_death(build, door):
+    bench = over_and_not_reverted(build, door)
     for turn in range(4):
         later = Recording()
         later.on_revert = fails
@@ -466,12 +465,7 @@ def test_a_failing_revert_is_not_taken_for_a_death(build, door):
 
 
 def test_a_revert_that_ran_at_two_deaths_is_left_but_its_rule_does_not_come_back(build, door):
-    door.on_revert = fails
-    bench = build(door)
-    bench.ask(deny(duration=1000))
-    bench.settle()
-    bench.advance(2)
-    bench.settle()
+    bench = over_and_not_reverted(build, door)
     gates = [Gate(), Gate()]
     for turn, gate in enumerate(gates):
         later = Recording()

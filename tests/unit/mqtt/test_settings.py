@@ -10,8 +10,8 @@ from oc2d.config import Broker, Config
 from oc2d.errors import ConfigError, StateError
 from oc2d.mqtt.settings import (
     PASSWORD_VARIABLE,
+    broker_link,
     consumer_link,
-    link_secret,
     load_client_id,
     read_secret,
 )
@@ -99,10 +99,10 @@ def test_a_credential_that_is_not_there_or_empty_is_told_with_the_place_to_write
 @pytest.mark.req("MQTT-68")
 def test_the_password_comes_from_the_environment_when_no_file_is_named(config, monkeypatch):
     monkeypatch.setenv(PASSWORD_VARIABLE, "from-environment")
-    assert link_secret(config.broker)() == "from-environment"
+    assert broker_link(config.broker, "id").password() == "from-environment"
     assert consumer_link(config, (), "id").password() == "from-environment"
     monkeypatch.delenv(PASSWORD_VARIABLE)
-    assert link_secret(config.broker)() is None
+    assert broker_link(config.broker, "id").password() is None
 
 
 @pytest.mark.req("MQTT-68")

@@ -44,7 +44,7 @@ def test_good_files_are_no_problem(certificates, tmp_path):
     assert (
         problems(
             ca_file=certificates.ca,
-            crl_file=certificates.crl_none,
+            crl_file=certificates.crl("none"),
             cert_file=certificates.cert("client"),
             key_file=certificates.client_locked_key,
             key_password_file=str(password),

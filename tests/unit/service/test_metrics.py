@@ -219,12 +219,18 @@ def ticks(thread):
     return int(user) + int(system)
 
 
-def test_the_server_sleeps_until_it_is_asked_and_stops_at_once(serve):
+def at_rest(serve):
+    """A server that has answered once, its port and its thread."""
     port = free_port()
     server = serve(f"127.0.0.1:{port}")
     assert get(http.client.HTTPConnection("127.0.0.1", port))[0] == 200
     thread = next(one for one in threading.enumerate() if one.name == "metrics")
     time.sleep(0.1)  # it may still be closing the connection
+    return server, port, thread
+
+
+def test_the_server_sleeps_until_it_is_asked_and_stops_at_once(serve):
+    server, _, thread = at_rest(serve)
     before = switches(thread)
     time.sleep(0.7)
     assert switches(thread) == before
@@ -235,11 +241,7 @@ def test_the_server_sleeps_until_it_is_asked_and_stops_at_once(serve):
 
 
 def test_the_server_does_not_spin_while_no_descriptors_are_left(serve):
-    port = free_port()
-    server = serve(f"127.0.0.1:{port}")
-    assert get(http.client.HTTPConnection("127.0.0.1", port))[0] == 200
-    thread = next(one for one in threading.enumerate() if one.name == "metrics")
-    time.sleep(0.1)  # it may still be closing the connection
+    server, port, thread = at_rest(serve)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = []
     with socket.socket() as client:

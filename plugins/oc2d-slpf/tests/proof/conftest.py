@@ -343,7 +343,7 @@ def probes(world):
     for space in (world.client, world.server):
         # what a host is sent ends there
         space.nft(
-            "add table inet quiet\nadd chain inet quiet rest "
+            text="add table inet quiet\nadd chain inet quiet rest "
             "{ type filter hook prerouting priority -400; policy drop; }\n"
         )
     with ExitStack() as stack:
