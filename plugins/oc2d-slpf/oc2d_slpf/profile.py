@@ -27,7 +27,7 @@ from oc2d_slpf.guard import Guard
 from oc2d_slpf.in_force import InForce
 from oc2d_slpf.inspection import shown
 from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, OPTION, Args, Results, RuleNumber
-from oc2d_slpf.rules import Rule, Verdict, encode
+from oc2d_slpf.rules import Rule, Verdict, bare, encode
 from oc2d_slpf.specifiers import Here, Specifiers
 from oc2d_slpf.store import Entry, Outcome, StoreError
 
@@ -203,8 +203,8 @@ class Slpf(Actuator):
         else:
             number = self._number(command)
         entry = self._entry(command, number)
-        if not self._rules.firewall.can(entry.rule.verdict):
-            raise NotSupported(f"{OPTION}: drop_process {entry.rule.verdict.value} on this host")
+        if not self._rules.firewall.can(verdict := bare(entry.rule.verdict)):
+            raise NotSupported(f"{OPTION}: drop_process {verdict.value} on this host")
         texts = [*command.notes, *self._stays_open((command,))]
         outcome = Outcome(StatusCode.OK, "; ".join(texts) or None, number)
         self._rules.add(entry)
@@ -303,9 +303,12 @@ class Slpf(Actuator):
                 found |= dict.fromkeys(self._guard.stays_open(language.match_of(command.target)))
         return [f"stays open: {', '.join(found)}"] if found else []
 
-    def _entry(self, command: Command, number: int) -> Entry:
+    def _rule(self, command: Command, number: int) -> Rule:
         match = language.match_of(command.target)
-        rule = Rule(number, language.verdict_of(command), *encode(match, command.args.direction))
+        return Rule(number, language.verdict_of(command), *encode(match, command.args.direction))
+
+    def _entry(self, command: Command, number: int) -> Entry:
+        rule = self._rule(command, number)
         window = (command.start_time, command.stop_time)
         return Entry(rule, command.key, command.args.persistent, command.producer, *window)
 
