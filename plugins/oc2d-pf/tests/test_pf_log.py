@@ -6,11 +6,13 @@ import select
 import socket
 import struct
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from oc2d.errors import ConfigError, NotSupported
 from oc2d_pf import Pf
+from oc2d_slpf import nftables
 from oc2d_slpf.netlink import attribute, attributes
 
 pytestmark = pytest.mark.root
@@ -206,3 +208,14 @@ def test_where_nothing_would_be_logged_a_logged_rule_is_refused(land):
     for wrong in (-1, 65536, "7", True):
         with pytest.raises(ConfigError, match="0 to 65535"):
             Pf.parse_config({"log_group": wrong})
+
+
+@pytest.mark.req("PF-31")
+def test_without_a_group_it_is_the_log_of_the_kernel(land, monkeypatch):
+    # as in the first namespace, whose rules are none of the tests' business
+    monkeypatch.setattr(nftables, "_KERNEL_LOG", Path("/"))
+    land.start()
+    rule = land.number("deny", {"dst_port": PORT}, logged=True)
+    listed = land.host.nft("list", "table", "inet", "oc2d")
+    assert f'log prefix "oc2d rule {rule} drop: " level info' in listed
+    assert "limit rate 1/second burst 20 packets log" in listed
