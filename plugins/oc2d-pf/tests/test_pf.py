@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 import queue
+import subprocess
+import sys
 from ipaddress import ip_address, ip_network
 
 import msgspec
 import pytest
 
+import oc2d_pf
 from oc2d.actuator import TIMES, Command, Context, Endpoint, Reason, Response
 from oc2d.errors import BadRequest, ConfigError, Failed, NoMatch, NotSupported, Refusal
 from oc2d.language.codec import Encoding
 from oc2d.language.command import decode_extension, parse_command
 from oc2d.language.vocabulary import Action
 from oc2d_pf import Pf
+from oc2d_pf.entry import Entry
 from oc2d_pf.names import Answer, LookUpError
 from oc2d_slpf import resolvers
 from oc2d_slpf.backend import BackendError
@@ -151,6 +155,22 @@ def ask(world, number):
 
 def delete(world, number):
     return act(world, "delete", {"pf:rule_number": number})
+
+
+# -- what is found
+
+
+def test_a_daemon_without_a_table_for_pf_does_not_load_it():
+    names = "{m for m in sys.modules if m.startswith(('oc2d_pf.', 'dns.'))}"
+    program = f"import sys; from oc2d.plugins import discover; found = discover(); print({names})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "{'oc2d_pf.entry'}"
+    (actuator,) = Entry.create(Entry.parse_config({"backend": "dry-run"}))
+    assert isinstance(actuator, Pf)
+    with pytest.raises(ConfigError):
+        Entry.parse_config({"update_directories": []})
+    with pytest.raises(AttributeError):
+        _ = oc2d_pf.Pg
 
 
 # -- the matrix
