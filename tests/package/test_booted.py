@@ -297,13 +297,10 @@ def test_pf_is_off_until_it_has_a_table_and_works_inside_the_sandbox(host):
         host.run("systemctl", "start", "oc2d")
         until_subscribed(host)
         for args in (("pf.stateful=true",), ("pf.logged=true",)):
-            told = oc2ctl(
-                host, "command", "deny", "ipv4_net", NET, "--profile", "pf", "--arg", *args
-            )
+            told = oc2ctl(host, "command", "deny", "ipv4_net", NET, "--arg", *args)
             assert told["status"] == 200, told
         # dnspython is there, and finds no name server
-        told = oc2ctl(host, "command", "deny", "domain_name", "x.invalid", "--profile", "pf",
-                      check=False)  # fmt: skip
+        told = oc2ctl(host, "command", "deny", "domain_name", "x.invalid", check=False)
         assert (told["status"], "x.invalid" in told["status_text"]) == (500, True), told
         assert "ct original" in table(host)
         assert "log prefix" in table(host)
