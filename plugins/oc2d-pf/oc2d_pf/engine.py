@@ -25,6 +25,7 @@ __all__ = ["Asked", "Engine"]
 Asked: TypeAlias = Command
 
 _BEGINS = "connections that are open already count as opened by whoever sends next"
+_MOST_LOGGED = 200
 _NO_LOG = "packets here do not get into the log of a kernel: log_group would say where to"
 
 
@@ -77,8 +78,10 @@ class Engine(Slpf):
         if args.logged is not None:
             if not self._rules.firewall.can_log():
                 raise NotSupported(f"{OPTION}: logged; {_NO_LOG}")
-            verdict = bare(rule.verdict)
-            rule = rule._replace(verdict=Logged(verdict, args.logged))
+            logged = self._rules.firewall.tiers.logged
+            if args.logged not in logged and len(logged) >= _MOST_LOGGED:
+                raise NotSupported(f"{OPTION}: logged; {_MOST_LOGGED} rules are logged already")
+            rule = rule._replace(verdict=Logged(bare(rule.verdict), args.logged))
         return rule
 
     def present(self, slots: Mapping[int, tuple[str, str]]) -> dict[int, tuple[str, str]]:

@@ -254,6 +254,18 @@ def test_every_part_of_a_rule_is_stateful_and_logged_under_its_number(world, tar
     assert world.rules() == before
 
 
+@pytest.mark.req("PF-45")
+def test_two_hundred_rules_are_logged_and_no_more(world):
+    def deny(number, **args):
+        return act(world, "deny", {"ipv4_net": f"198.18.0.{number}"}, logged=True, **args)
+
+    made = [deny(number).results.rule_number for number in range(200)]
+    assert type(deny(200)) is NotSupported
+    assert len(world.rules()) == 200
+    delete(world, made[7])
+    assert isinstance(deny(200), Response)
+
+
 @pytest.mark.req("PF-8")
 def test_the_phrases_are_those_of_the_profile(world):
     told = world.running.refusal

@@ -64,6 +64,12 @@ class Tiers:
         """Whether there is a rule about connections."""
         return any(shape.tracked for tier in self._arrangement.tiers for shape in tier.sets)
 
+    @property
+    def logged(self) -> set[int]:
+        """The numbers under which packets are logged; each costs all packets a look of its own."""
+        kinds = (tier.kind for tier in self._arrangement.tiers)
+        return {kind.number for kind in kinds if isinstance(kind, Logged)}
+
     def add(self, rule: Rule, change: Change) -> None:
         """Put a rule with a number that is free in its place."""
         tier = self._place(rule, change)
