@@ -24,9 +24,9 @@ __all__ = ["Asked", "Engine"]
 #: A command of slpf.
 Asked: TypeAlias = Command
 
-_BEGINS = "connections that are open already count as opened by whoever sends next"
+_BEGINS = "open connections that nothing tracked yet count as opened by whoever sends next"
 _MOST_LOGGED = 200
-_NO_LOG = "packets here do not get into the log of a kernel: log_group would say where to"
+_NO_LOG = "this host keeps no log of packets (log_group)"
 
 
 class Engine(Slpf):

@@ -83,7 +83,7 @@ class Nftables:
 
     def can_track(self) -> bool:
         """Tell whether the kernel has connection tracking, which a rule of ours would begin."""
-        return self._tracking or self._takes([objects.rule("decoy", ct(Ct.DIRECTION) + ACCEPT)])
+        return self._tracking or self._takes([objects.rule("decoy", ct(Ct.SRC_IP) + ACCEPT)])
 
     def can_log(self) -> bool:
         """Tell whether what the kernel logs arrives: its own log is of the first namespace only."""
