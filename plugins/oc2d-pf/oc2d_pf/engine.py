@@ -16,7 +16,7 @@ from oc2d_pf.language import NOT_REMOVED, Args, EngineArgs
 from oc2d_pf.store import Row
 from oc2d_slpf import Slpf
 from oc2d_slpf.language import OPTION
-from oc2d_slpf.rules import Logged, Rule, bare
+from oc2d_slpf.rules import Logged, Match, Rule, Verdict
 from oc2d_slpf.specifiers import Specifiers
 
 __all__ = ["Asked", "Engine"]
@@ -67,9 +67,9 @@ class Engine(Slpf):
                 refused.add(slot)
         return refused
 
-    def _rule(self, command: Command, number: int) -> Rule:
+    def _rule(self, command: Command, number: int, wanted: tuple[Verdict, Match]) -> Rule:
         """Make the rule of a command; raises `NotSupported` where the host cannot do it."""
-        rule = super()._rule(command, number)
+        rule = super()._rule(command, number, wanted)
         args: EngineArgs = command.args
         if args.stateful:
             if not self._rules.firewall.can_track():
@@ -81,7 +81,7 @@ class Engine(Slpf):
             logged = self._rules.firewall.tiers.logged
             if args.logged not in logged and len(logged) >= _MOST_LOGGED:
                 raise NotSupported(f"{OPTION}: logged; {_MOST_LOGGED} rules are logged already")
-            rule = rule._replace(verdict=Logged(bare(rule.verdict), args.logged))
+            rule = rule._replace(verdict=Logged(wanted[0], args.logged))
         return rule
 
     def present(self, slots: Mapping[int, tuple[str, str]]) -> dict[int, tuple[str, str]]:
