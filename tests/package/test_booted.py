@@ -285,6 +285,31 @@ def test_the_iptables_back_end_works_inside_the_sandbox(host):
     until_subscribed(host)
 
 
+def test_pf_is_off_until_it_has_a_table_and_works_inside_the_sandbox(host):
+    def loaded():
+        names = "{m for m in sys.modules if m.startswith(('oc2d_pf.', 'dns.'))}"
+        program = f"import sys; from oc2d.plugins import discover; discover(); print({names})"
+        return host.run("/usr/lib/oc2d/bin/python3", "-I", "-c", program).stdout.strip()
+
+    assert loaded() == "{'oc2d_pf.entry'}"
+    host.run("systemctl", "stop", "oc2d")
+    with configured(host, CONFIGURATION.replace("slpf", "pf") + "log_group = 7\n"):
+        host.run("systemctl", "start", "oc2d")
+        until_subscribed(host)
+        for args in (("pf.stateful=true",), ("pf.logged=true",)):
+            told = oc2ctl(host, "command", "deny", "ipv4_net", NET, "--arg", *args)
+            assert told["status"] == 200, told
+        # dnspython is there, and finds no name server
+        told = oc2ctl(host, "command", "deny", "domain_name", "x.invalid", check=False)
+        assert (told["status"], "x.invalid" in told["status_text"]) == (500, True), told
+        assert "ct original" in table(host)
+        assert "log prefix" in table(host)
+        host.run("systemctl", "stop", "oc2d")
+    host.run("systemctl", "start", "oc2d")
+    until_subscribed(host)
+    assert "ct original" not in table(host)
+
+
 def test_an_upgrade_lets_no_packet_through_and_runs_the_new_version(host, wire, newer_deb):
     with wire.sending():
         with wire.counting() as came:

@@ -8,19 +8,25 @@ from ipaddress import ip_address
 from typing import TypeAlias
 
 from oc2d.actuator import Command, Response
-from oc2d.errors import Failed, Refusal
+from oc2d.errors import Failed, NotSupported, Refusal
 from oc2d.language.values import DomainName
 from oc2d.language.vocabulary import Action
 from oc2d_pf import language
-from oc2d_pf.language import NOT_REMOVED, Args
+from oc2d_pf.language import NOT_REMOVED, Args, EngineArgs
 from oc2d_pf.store import Row
 from oc2d_slpf import Slpf
+from oc2d_slpf.language import OPTION
+from oc2d_slpf.rules import Logged, Match, Rule, Verdict
 from oc2d_slpf.specifiers import Specifiers
 
 __all__ = ["Asked", "Engine"]
 
 #: A command of slpf.
 Asked: TypeAlias = Command
+
+_BEGINS = "open connections that nothing tracked yet count as opened by whoever sends next"
+_MOST_LOGGED = 200
+_NO_LOG = "this host keeps no log of packets (log_group)"
 
 
 class Engine(Slpf):
@@ -33,12 +39,14 @@ class Engine(Slpf):
     def rules(self, row: Row, command: Command) -> list[Asked]:
         """Return the commands that put a rule of pf in force, one for each of its slots."""
         targets = dict(enumerate(language.engine_targets(command)))
+        begins = command.args.stateful and not self._rules.firewall.tiers.tracked
+        notes = (_BEGINS,) if begins else ()
         made = []
         for slot, (key, address) in row.slots.items():
             name, target = language.host_target(ip_address(address)) if address else targets[slot]
-            number = language.engine_number(row.number, slot)
-            plain = replace(command, specifiers=Specifiers(), reserved=None, notes=())
-            args = language.engine_args(command.args, number)
+            place = language.engine_number(row.number, slot)
+            plain = replace(command, specifiers=Specifiers(), reserved=None, notes=notes)
+            args = language.engine_args(command.args, place, row.number)
             made.append(replace(plain, key=key, target_name=name, target=target, args=args))
         return made
 
@@ -58,6 +66,23 @@ class Engine(Slpf):
             if isinstance(answer, Refusal):
                 refused.add(slot)
         return refused
+
+    def _rule(self, command: Command, number: int, wanted: tuple[Verdict, Match]) -> Rule:
+        """Make the rule of a command; raises `NotSupported` where the host cannot do it."""
+        rule = super()._rule(command, number, wanted)
+        args: EngineArgs = command.args
+        if args.stateful:
+            if not self._rules.firewall.can_track():
+                raise NotSupported(f"{OPTION}: stateful; this host tracks no connections")
+            rule = rule._replace(shape=rule.shape._replace(tracked=True))
+        if args.logged is not None:
+            if not self._rules.firewall.can_log():
+                raise NotSupported(f"{OPTION}: logged; {_NO_LOG}")
+            logged = self._rules.firewall.tiers.logged
+            if args.logged not in logged and len(logged) >= _MOST_LOGGED:
+                raise NotSupported(f"{OPTION}: logged; {_MOST_LOGGED} rules are logged already")
+            rule = rule._replace(verdict=Logged(wanted[0], args.logged))
+        return rule
 
     def present(self, slots: Mapping[int, tuple[str, str]]) -> dict[int, tuple[str, str]]:
         """Return the slots whose rules are there."""

@@ -25,6 +25,7 @@ __all__ = [
     "SLOTS",
     "AdvancedConnection",
     "Args",
+    "EngineArgs",
     "Results",
     "RuleNumber",
     "Target",
@@ -74,6 +75,13 @@ class Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     priority: int | msgspec.UnsetType = msgspec.UNSET
 
 
+class EngineArgs(slpf.Args, frozen=True, omit_defaults=True):
+    """What the engine is told of a rule beyond what slpf can say; `logged`: the number to log."""
+
+    stateful: bool = False
+    logged: int | None = None
+
+
 class AdvancedConnection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`pf:advanced_connection`; null is any, as absent (PF-25)."""
 
@@ -109,13 +117,14 @@ def engine_number(number: int, slot: int) -> int:
     return number * SLOTS - slot
 
 
-def engine_args(args: Args, number: int) -> slpf.Args:
-    """Turn the arguments into slpf's; raises `NotSupported` for what the engine cannot do."""
-    if args.stateful:
-        raise NotSupported(f"{ARGUMENT}: stateful; this filter keeps no state of connections")
-    if args.logged:
-        raise NotSupported(f"{ARGUMENT}: logged; this filter keeps no log of packets")
-    return slpf.Args(args.drop_process, args.persistent, args.direction, number)
+def engine_args(args: Args, place: int, number: int) -> EngineArgs:
+    """Turn the arguments into the engine's, for one place of a rule; raises `NotSupported`."""
+    if args.stateful and args.drop_process is DropProcess.FALSE_ACK:
+        raise NotSupported(f"{ARGUMENT}: drop_process false_ack does not go with stateful")
+    logged = number if args.logged else None
+    return EngineArgs(
+        args.drop_process, args.persistent, args.direction, place, args.stateful, logged
+    )
 
 
 def read_args(tree: dict[str, Any]) -> Args:

@@ -156,7 +156,7 @@ class Pf(Actuator):
                 f"{NOT_IMPLEMENTED}: rules of this priority have the numbers "
                 f"{numbers[0]} to {numbers[-1]}"
             )
-        wanted = replace(command, args=language.engine_args(args, 1))
+        wanted = replace(command, args=language.engine_args(args, 1, 1))
         try:
             verdict_of(wanted)
             for name, target in language.engine_targets(command):

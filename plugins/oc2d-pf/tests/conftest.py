@@ -1,17 +1,31 @@
-"""A name server with a zone that tests write: A and AAAA records, times to live, aliases."""
+"""A name server with a zone that tests write, and hosts with pf in the kernel of one of them."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import socket
 import threading
+from contextlib import ExitStack
 from ipaddress import ip_address
+from typing import ClassVar
 
 import dns.flags
 import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
+
+from oc2d.actuator import Command, Context
+from oc2d.language.codec import Encoding
+from oc2d.language.command import decode_extension, parse_command
+from oc2d.language.vocabulary import Action
+from oc2d_pf import Pf
+from oc2d_pf.names import Answer
+from oc2d_slpf import resolvers
+from oc2d_slpf.specifiers import Specifiers
+from tests.consumer import Namespace
 
 
 class Zone:
@@ -74,3 +88,104 @@ def make_zone():
     yield make
     for zone in made:
         zone.close()
+
+
+# -- a host with pf in the kernel, and its neighbours
+
+
+class Land:
+    """far — host — behind, both families; pf runs in `host`, on its thread."""
+
+    ADDRESSES: ClassVar = {
+        "far": {4: "10.82.1.2", 6: "fd82:1::2"},
+        "host": {4: "10.82.1.1", 6: "fd82:1::1"},
+        "behind": {4: "10.82.2.2", 6: "fd82:2::2"},
+    }
+
+    def __init__(self, path, stack):
+        self.path = path
+        for name in ("state", "run"):
+            (path / name).mkdir()
+        self.far, self.host, self.behind = (Namespace() for _ in range(3))
+        for space in (self.far, self.host, self.behind):
+            stack.callback(space.close)
+        self._wire()
+        self.pf = None
+        self._keys = itertools.count(1)
+
+    def _wire(self):
+        for number, space, device in ((1, self.far, "west"), (2, self.behind, "east")):
+            ends = ("eth0", "type", "veth", "peer", "name", device, "netns", self.host.name)
+            space.ip("link", "add", *ends)
+            for where, link, last in ((space, "eth0", 2), (self.host, device, 1)):
+                where.ip("addr", "add", f"10.82.{number}.{last}/24", "dev", link)
+                where.ip("addr", "add", f"fd82:{number}::{last}/64", "dev", link, "nodad")
+                where.ip("link", "set", link, "address", f"02:00:00:00:0{number}:0{last}", "up")
+                # neighbours are known: the first solicitation of IPv6 takes a second
+                lladdr = ("lladdr", f"02:00:00:00:0{number}:0{3 - last}", "dev", link)
+                where.ip("neigh", "add", f"fd82:{number}::{3 - last}", *lladdr)
+            space.ip("route", "add", "default", "via", f"10.82.{number}.1")
+            space.ip("-6", "route", "add", "default", "via", f"fd82:{number}::1")
+        self.host.sysctl("ipv4/ip_forward", 1)
+        self.host.sysctl("ipv6/conf/all/forwarding", 1)
+
+    def start(self, **table):
+        self.pf = Pf(Pf.parse_config(table), lambda _: Answer((), 60.0))
+        places = (self.path / "state", self.path / "run")
+        context = Context("fw-7", *places, "boot-1", lambda: 0, lambda _: None)
+        self.host.run(self.pf.start, context)
+        self.host.run(self.pf.restore, ())
+
+    def stop(self):
+        if self.pf is not None:
+            self.host.run(self.pf.stop)
+            self.pf = None
+
+    def kill(self):
+        """Forget pf as a killed process would."""
+        self.pf._refresher.stop()
+        self.host.run(self.pf._store.close)
+        self.host.run(self.pf._engine._rules.firewall.close)
+        self.host.run(self.pf._engine._rules._opened.close)
+        self.pf = None
+
+    def do(self, action, target, **args):
+        """Carry a command out: `target` is a network, members of a connection, or a number."""
+        name, value = "pf:advanced_connection", target
+        if isinstance(target, int):
+            name = "pf:rule_number"
+        elif isinstance(target, str):
+            name = "ipv6_net" if ":" in target else "ipv4_net"
+        typed = self._typed(action, name, value)
+        taken = decode_extension(args, Pf.args_type, Encoding.JSON, path="$")
+        key = f"key-{next(self._keys)}"
+        command = Command(key, "soc", Action(action), name, typed, taken, Specifiers())
+        return self.host.run(self.pf.execute, command)
+
+    def number(self, *words, **args):
+        return self.do(*words, **args).results.rule_number
+
+    def shut(self, **args):
+        """Deny everything, both ways, as the last rule."""
+        for net in ("0.0.0.0/0", "::/0"):
+            self.do("deny", net, direction="both", **args)
+
+    @staticmethod
+    def _typed(action, name, value):
+        if own := Pf.targets.get(name.removeprefix("pf:")):
+            return decode_extension(value, own, Encoding.JSON, path="$")
+        return parse_command(
+            {"action": action, "target": {name: value}}, Encoding.JSON
+        ).target.value
+
+
+@pytest.fixture
+def land(tmp_path, monkeypatch):
+    """Three hosts, and a function of the one in the middle that carries commands out."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: network namespaces")
+    monkeypatch.setattr(resolvers, "FILES", ())
+    with ExitStack() as stack:
+        made = Land(tmp_path, stack)
+        stack.callback(made.stop)
+        yield made

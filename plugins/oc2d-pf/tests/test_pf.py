@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import itertools
 import queue
+import subprocess
+import sys
 from ipaddress import ip_address, ip_network
 
 import msgspec
 import pytest
 
+import oc2d_pf
 from oc2d.actuator import TIMES, Command, Context, Endpoint, Reason, Response
 from oc2d.errors import BadRequest, ConfigError, Failed, NoMatch, NotSupported, Refusal
 from oc2d.language.codec import Encoding
 from oc2d.language.command import decode_extension, parse_command
 from oc2d.language.vocabulary import Action
 from oc2d_pf import Pf
+from oc2d_pf.entry import Entry
 from oc2d_pf.names import Answer, LookUpError
 from oc2d_slpf import resolvers
 from oc2d_slpf.backend import BackendError
-from oc2d_slpf.rules import Direction, Verdict, describe
+from oc2d_slpf.rules import Direction, Logged, Verdict, describe
 from oc2d_slpf.specifiers import Specifiers
 
 _keys = itertools.count(1)
@@ -153,6 +157,22 @@ def delete(world, number):
     return act(world, "delete", {"pf:rule_number": number})
 
 
+# -- what is found
+
+
+def test_a_daemon_without_a_table_for_pf_does_not_load_it():
+    names = "{m for m in sys.modules if m.startswith(('oc2d_pf.', 'dns.'))}"
+    program = f"import sys; from oc2d.plugins import discover; found = discover(); print({names})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "{'oc2d_pf.entry'}"
+    (actuator,) = Entry.create(Entry.parse_config({"backend": "dry-run"}))
+    assert isinstance(actuator, Pf)
+    with pytest.raises(ConfigError):
+        Entry.parse_config({"update_directories": []})
+    with pytest.raises(AttributeError):
+        _ = oc2d_pf.Pg
+
+
 # -- the matrix
 
 
@@ -196,9 +216,10 @@ def test_without_arguments_a_rule_is_silent_and_about_what_arrives(world):
     ]
 
 
-@pytest.mark.req("PF-7", "PF-13", "PF-30", "PF-31", "PF-39")
+@pytest.mark.req("PF-7", "PF-13", "PF-39", "PF-44")
 @pytest.mark.parametrize(
-    "args", [{"stateful": True}, {"logged": True}, {"priority": 1000}, {"priority": -1}]
+    "args",
+    [{"stateful": True, "drop_process": "false_ack"}, {"priority": 1000}, {"priority": -1}],
 )
 @pytest.mark.parametrize("target", [NET, NAME])
 def test_arguments_that_the_engine_cannot_do_are_501_and_make_no_rule(world, args, target):
@@ -206,6 +227,43 @@ def test_arguments_that_the_engine_cannot_do_are_501_and_make_no_rule(world, arg
     assert world.rules() == []
     number_of(world, "deny", target, stateful=False, logged=False)
     refused(world, NotSupported, "Argument not supported", "allow", NET, drop_process="none")
+
+
+@pytest.mark.req("PF-7", "PF-30", "PF-31", "PF-45", "PF-4")
+@pytest.mark.parametrize("target", [NET, NAME, {"pf:advanced_connection": {"dst_port": 22}}])
+def test_every_part_of_a_rule_is_stateful_and_logged_under_its_number(world, target):
+    number_of(world, "deny", target)
+    number = number_of(world, "deny", target, stateful=True, logged=True)
+    parts = len(world.rules()) // 2
+    for verdict, match, _ in world.rules()[:parts]:
+        assert verdict == Logged(Verdict.DROP, number)
+        assert match.endswith(" stateful")
+    for verdict, match, _ in world.rules()[parts:]:
+        assert verdict is Verdict.DROP
+        assert "stateful" not in match
+    assert ask(world, number).results.args == {"pf": {"stateful": True, "logged": True}}
+    if target is NAME:
+        world.names.addresses["www.example.com"] = ("192.0.2.9",)
+        world.renew(number)
+        assert world.rules()[0][:2] == (
+            Logged(Verdict.DROP, number),
+            "ipv4_net 192.0.2.9/32 stateful",
+        )
+    before = world.rules()
+    world.restart()
+    assert world.rules() == before
+
+
+@pytest.mark.req("PF-45")
+def test_two_hundred_rules_are_logged_and_no_more(world):
+    def deny(number, **args):
+        return act(world, "deny", {"ipv4_net": f"198.18.0.{number}"}, logged=True, **args)
+
+    made = [deny(number).results.rule_number for number in range(200)]
+    assert type(deny(200)) is NotSupported
+    assert len(world.rules()) == 200
+    delete(world, made[7])
+    assert isinstance(deny(200), Response)
 
 
 @pytest.mark.req("PF-8")

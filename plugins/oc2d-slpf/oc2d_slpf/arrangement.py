@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from oc2d_slpf.operations import Change
+from oc2d_slpf.operations import RANKED, Change
 from oc2d_slpf.overlap import Patience
-from oc2d_slpf.rules import Rule, Shape, Verdict
+from oc2d_slpf.rules import Judgement, Logged, Rule, Shape
 from oc2d_slpf.tier import Kind, Tier
 
 __all__ = ["Arrangement"]
@@ -27,9 +27,10 @@ class Arrangement:
         # no rule has a lower or a higher number; not brought back when rules go
         self._lowest, self._highest = float("inf"), float("-inf")
 
-    def ranked_kind(self, shape: Shape, verdict: Verdict) -> Kind | None:
+    def ranked_kind(self, shape: Shape, verdict: Judgement) -> Kind | None:
         """Return the kind of ranked tier that could hold such rules."""
-        if self._ranked and shape.either is not None and verdict is not Verdict.FALSE_ACK:
+        comparable = shape.either is not None and not shape.tracked
+        if self._ranked and comparable and verdict in RANKED:
             return shape.direction, shape.version
         return None
 
@@ -61,14 +62,14 @@ class Arrangement:
         tier = Tier(self._last_id, kind)
         self.by_id[tier.id] = tier
         self.tiers.insert(at, tier)
-        change.tier(tier.id, there=True)
+        change.tier(tier.id, there=True, logged=isinstance(kind, Logged))
         return tier
 
     def drop(self, tier: Tier, change: Change) -> None:
         """Remove an empty tier."""
         self.tiers.remove(tier)
         del self.by_id[tier.id]
-        change.tier(tier.id, there=False)
+        change.tier(tier.id, there=False, logged=isinstance(tier.kind, Logged))
 
     def holding(self, rule: Rule) -> Tier:
         """Return the tier that the rule is in."""

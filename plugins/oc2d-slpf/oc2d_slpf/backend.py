@@ -20,7 +20,7 @@ class BackendError(Exception):
 
 
 class Full(BackendError):  # noqa: N818 - not an error where there is a way out
-    """There is no more room as things stand; with `replace` there is."""
+    """There is no room for the change as things stand; with `replace` there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,14 @@ class Backend(Protocol):
 
     def can(self, verdict: Verdict) -> bool:
         """Tell whether rules of this verdict can be put in force here."""
+        ...
+
+    def can_track(self) -> bool:
+        """Tell whether rules about connections can be put in force here."""
+        ...
+
+    def can_log(self) -> bool:
+        """Tell whether packets can be logged here."""
         ...
 
     def replace(self, steps: Iterable[Step]) -> None:

@@ -13,7 +13,7 @@ def make_backend(config: Settings) -> Backend:
     if config.backend == "nftables":
         from oc2d_slpf.nftables import Nftables  # noqa: PLC0415 - each is a tenth of the start
 
-        return Nftables(config.never_block)
+        return Nftables(config.never_block, log_group=config.log_group)
     if config.backend == "iptables":
         from oc2d_slpf.iptables import Iptables  # noqa: PLC0415 - the same
 

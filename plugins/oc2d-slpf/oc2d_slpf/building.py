@@ -67,7 +67,7 @@ def _parts(arrangement: Arrangement, groups: Iterable[Alike]) -> Iterator[_Part]
 def _relate(one: _Part, other: _Part, known: Projections) -> None:
     for mine in one.sets:
         for theirs in other.sets:
-            if mine.verdict is theirs.verdict:
+            if mine.verdict == theirs.verdict:
                 continue
             ahead, behind = order(mine, theirs, known)
             if ahead:

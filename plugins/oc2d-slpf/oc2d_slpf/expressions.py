@@ -22,14 +22,18 @@ __all__ = [
     "NF_ACCEPT",
     "NF_DROP",
     "Base",
+    "Ct",
     "Icmpx",
     "Meta",
     "choose",
     "compare",
+    "ct",
     "fib_type",
     "get",
     "jump",
+    "limit",
     "load",
+    "log",
     "lookup",
     "mask",
     "meta",
@@ -52,6 +56,8 @@ NFT_CMP_EQ, NFT_CMP_NEQ = 0, 1
 NFT_FIB_RESULT_ADDRTYPE = 3
 NFTA_FIB_F_DADDR = 2
 NFT_REJECT_TCP_RST, NFT_REJECT_ICMPX_UNREACH = 1, 2
+NFT_LOGLEVEL_INFO = 6
+IP_CT_DIR_ORIGINAL = 0
 NF_SYNPROXY_OPT_MSS, NF_SYNPROXY_OPT_WSCALE = 1, 2
 NF_SYNPROXY_OPT_SACK_PERM, NF_SYNPROXY_OPT_TIMESTAMP = 4, 8
 
@@ -64,6 +70,19 @@ class Meta(IntEnum):
     OIF = 5
     NFPROTO = 15  # one byte: 2 or 10
     L4PROTO = 16  # one byte: the upper-layer protocol, behind IPv6 extension headers too
+
+
+class Ct(IntEnum):
+    """NFT_CT_*: what is known of the connection that a packet belongs to, if it belongs to one."""
+
+    DIRECTION = 1  # one byte: 0 as the packet that began it, 1 an answer
+    PROTOCOL = 10  # one byte
+    PROTO_SRC = 11
+    PROTO_DST = 12
+    SRC_IP = 19
+    DST_IP = 20
+    SRC_IP6 = 21
+    DST_IP6 = 22
 
 
 class Base(IntEnum):
@@ -111,6 +130,36 @@ def jump(chain: str) -> bytes:
 def meta(key: Meta, register: int = 0) -> bytes:
     """Load what is known: NFTA_META_DREG (1), NFTA_META_KEY (2)."""
     return _expression("meta", u32(1, NFT_REG32_00 + register), u32(2, key))
+
+
+def ct(key: Ct, register: int = 0) -> bytes:
+    """Load what is known of the connection: NFTA_CT_DREG (1), NFTA_CT_KEY (2), _DIRECTION (3).
+
+    Addresses and ports are those of the packet that began it.
+    """
+    asked = u32(1, NFT_REG32_00 + register) + u32(2, key)
+    if key > Ct.PROTOCOL:
+        asked += attribute(3, bytes([IP_CT_DIR_ORIGINAL]))
+    return _expression("ct", asked)
+
+
+def limit(rate: int, burst: int) -> bytes:
+    """Hold for so many packets a second: NFTA_LIMIT_RATE (1), _UNIT (2), _BURST (3)."""
+    numbers = (attribute(kind, value.to_bytes(8, "big")) for kind, value in ((1, rate), (2, 1)))
+    return _expression("limit", *numbers, u32(3, burst))
+
+
+def log(prefix: str, group: int | None, size: int) -> bytes:
+    """Log the packet and go on: NFTA_LOG_GROUP (1), _PREFIX (2), _SNAPLEN, _QTHRESHOLD, _LEVEL (5).
+
+    To a group of nfnetlink_log, that many bytes of each packet and at once; without one to the
+    kernel's log.
+    """
+    if group is None:
+        return _expression("log", string(2, prefix), u32(5, NFT_LOGLEVEL_INFO))
+    where = attribute(1, group.to_bytes(2, "big"))
+    at_once = attribute(4, (1).to_bytes(2, "big"))
+    return _expression("log", where, string(2, prefix), u32(3, size), at_once)
 
 
 def set_mark(value: int) -> bytes:

@@ -35,6 +35,14 @@ class Firewall:
         """Tell whether rules of this verdict can be put in force here."""
         return self._backend.can(verdict)
 
+    def can_track(self) -> bool:
+        """Tell whether rules about connections can be put in force here."""
+        return self._backend.can_track()
+
+    def can_log(self) -> bool:
+        """Tell whether packets can be logged here."""
+        return self._backend.can_log()
+
     def load(self, rules: Iterable[Alike], permits: Collection[Permit]) -> None:
         """Replace whatever is there by these, at once. Raises `BackendError`."""
         self.tiers = Tiers(groups=rules, ranked=self._backend.ranked)

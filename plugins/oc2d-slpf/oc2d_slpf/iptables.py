@@ -70,6 +70,14 @@ class Iptables:
         """Tell whether rules of this verdict can be put in force: false_ack cannot."""
         return verdict is not Verdict.FALSE_ACK
 
+    def can_track(self) -> bool:
+        """Tell that there are no rules about connections here."""
+        return False
+
+    def can_log(self) -> bool:
+        """Tell that nothing is logged here."""
+        return False
+
     def replace(self, steps: Iterable[Step]) -> None:
         """Make our chains consist of this: no packet passes between the old rules and the new."""
         held = Held().changed(steps)

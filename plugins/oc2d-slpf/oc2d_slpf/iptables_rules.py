@@ -21,7 +21,7 @@ from zlib import crc32
 from oc2d_slpf.backend import Permit, Step, Unpermit
 from oc2d_slpf.iptables_guard import Guarded, with_ports
 from oc2d_slpf.operations import AddKeys, DropKeys, DropSet, DropTier, Fill, MakeSet, Order, SetId
-from oc2d_slpf.rules import PORT_PROTOCOLS, Direction, Key, Shape, Verdict, unpack
+from oc2d_slpf.rules import PORT_PROTOCOLS, Direction, Judgement, Key, Shape, Verdict, unpack
 
 __all__ = ["HOOKS", "Chains", "Held", "tests"]
 
@@ -53,7 +53,7 @@ class Held:
     """Tiers and permits as steps leave them; what a step does not name is the same object after."""
 
     sets: Mapping[SetId, frozenset[Key]] = field(default_factory=dict)
-    verdicts: Mapping[int, Verdict] = field(default_factory=dict)
+    verdicts: Mapping[int, Judgement] = field(default_factory=dict)
     order: tuple[int, ...] = ()
     permits: frozenset[Permit] = frozenset()
 
@@ -151,7 +151,7 @@ class Chains:
     def _version(self) -> int:
         return self.guarded.version
 
-    def _blocks(self, held: Held) -> dict[str, tuple[Verdict, Keys]]:
+    def _blocks(self, held: Held) -> dict[str, tuple[Judgement, Keys]]:
         """Return by name the chains of tiers: verdict and keys."""
         return {
             name: (held.verdicts[tier], part)
@@ -191,7 +191,7 @@ class Chains:
         """
         side = "in" if name == "ingress" else "out"
         tiers = held.tiers(self._version, side)
-        passing = [Verdict.ALLOW]
+        passing: list[Judgement] = [Verdict.ALLOW]
         if name == "answers":
             passing.append(Verdict.REJECT)
             while tiers and held.verdicts[next(reversed(tiers))] is not Verdict.REJECT:
@@ -210,7 +210,7 @@ class Chains:
             for test in tests(shape, key)
         ]
 
-    def _target(self, verdict: Verdict) -> str:
+    def _target(self, verdict: Judgement) -> str:
         # there is nothing here to forge an answer with; what was stored for nftables is dropped
         return f"-g {self.prefix}refuse" if verdict is Verdict.REJECT else "-j DROP"
 

@@ -44,7 +44,7 @@ from oc2d_slpf.packet import (
 )
 from oc2d_slpf.rules import PORT_PROTOCOLS, Network
 
-__all__ = ["DECEIVE", "base", "decoy"]
+__all__ = ["DECEIVE", "base", "decoy", "own_answers"]
 
 RTN_UNICAST, RTN_LOCAL = (number.to_bytes(4, sys.byteorder) for number in (1, 2))
 _HOP_LIMIT = {4: 8, 6: 7}
@@ -65,8 +65,13 @@ _MSS, _SCALE = 1460, 7
 DECEIVE = set_mark(_DECOY_MARK) + notrack() + ACCEPT
 
 
-def base(never_block: Iterable[Network]) -> Iterator[Message]:
-    """Fill the base chains, with what they look up and jump to."""
+def base(
+    never_block: Iterable[Network], *, early: bool = True, tracked: bool = False
+) -> Iterator[Message]:
+    """Fill the base chains, with what they look up and jump to.
+
+    The lists are called ahead of connection tracking (`early`), behind it, or at both places.
+    """
     never = defaultdict(list)
     for network in never_block:
         never[network.version, network.prefixlen].append(network.network_address.packed)
@@ -84,8 +89,10 @@ def base(never_block: Iterable[Network]) -> Iterator[Message]:
     for name in ("ingress", "egress", "refuse", "decoy"):
         yield objects.chain(name)
     yield from (objects.rule("refuse", rule) for rule in _refusing())
+    arriving = (*_arriving(never), jump("ingress"))
+    leaving = (*_leaving(never), jump("egress"))
     lists = {
-        "prerouting": (*_arriving(never), jump("ingress")),
+        "prerouting": arriving if early else (),
         "input": (_marked() + jump("decoy"),),
         "forward": (
             _marked() + jump("decoy"),
@@ -93,8 +100,10 @@ def base(never_block: Iterable[Network]) -> Iterator[Message]:
             *(rule + ACCEPT for rule in _never(never, DESTINATION)),
             jump("egress"),
         ),
-        "output": (*_leaving(never), jump("egress")),
+        "output": leaving if early else (),
     }
+    if tracked:
+        lists |= {"prerouting_tracked": arriving, "output_tracked": leaving}
     for chain, rules in lists.items():
         yield from (objects.rule(chain, rule) for rule in rules)
 
@@ -180,14 +189,19 @@ def _refusing() -> Iterator[bytes]:
     is where it comes out again: without these exceptions the reject would be a silent drop. What
     begins here has no device that it came in by.
     """
+    yield from own_answers()
+    yield protocol(_TCP) + reset()
+    yield reject(Icmpx.ADMIN_PROHIBITED)
+
+
+def own_answers() -> Iterator[bytes]:
+    """Let pass by what this host refuses packets."""
     ours = meta(Meta.IIF) + compare(_NOWHERE)
     for version in (4, 6):
         kind = load(Base.TRANSPORT, 0, 2) + compare(_UNREACHABLE[version])
         yield ours + protocol(_ICMP[version]) + kind + ACCEPT
     flags = load(Base.TRANSPORT, _TCP_FLAGS, 1) + mask(_RST) + compare(_RST)
     yield ours + protocol(_TCP) + flags + ACCEPT
-    yield protocol(_TCP) + reset()
-    yield reject(Icmpx.ADMIN_PROHIBITED)
 
 
 def _marked() -> bytes:

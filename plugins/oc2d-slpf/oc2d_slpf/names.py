@@ -5,10 +5,12 @@ from __future__ import annotations
 from oc2d_slpf.operations import SetId
 from oc2d_slpf.rules import Direction
 
-__all__ = ["LISTS", "SIDES", "set_name", "tier_chain"]
+__all__ = ["LISTS", "LOG", "SIDES", "set_name", "tier_chain"]
 
 #: The lists, by the end of the names of their chains, and the chain that calls them in order.
 LISTS = {"in": "ingress", "out": "egress"}
+#: The end of the name of the chain that logs, and then judges.
+LOG = "log"
 #: In which lists rules of a direction are.
 SIDES = {
     Direction.BOTH: ("in", "out"),

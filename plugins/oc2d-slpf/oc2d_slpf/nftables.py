@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from oc2d.errors import StateError
 from oc2d_slpf import comparison, management, objects
 from oc2d_slpf.backend import BackendError, Full, Step
 from oc2d_slpf.connection import Connection
+from oc2d_slpf.expressions import ACCEPT, Ct, ct, log
 from oc2d_slpf.netlink import Message, Netlink, NetlinkError, attributes
 from oc2d_slpf.operations import DropTier, Fill, MakeRanks
-from oc2d_slpf.rules import Network, Verdict
+from oc2d_slpf.rules import Network, Verdict, bare
 from oc2d_slpf.ruleset import render
 from oc2d_slpf.watch import Watch
 
@@ -28,6 +30,8 @@ __all__ = ["Nftables"]
 GETTABLE, GETCHAIN, GETSET = 1, 4, 10
 NFT_TABLE_F_OWNER, NFT_TABLE_F_PERSIST = 2, 4
 _HELD = NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST
+# only the first network namespace has it, and only what passes there gets into the kernel's log
+_KERNEL_LOG = Path("/proc/sys/net/netfilter/nf_log_all_netns")
 
 
 class Nftables:
@@ -38,12 +42,20 @@ class Nftables:
 
     ranked = True
 
-    def __init__(self, never_block: Sequence[Network] = (), *, owner: bool = True) -> None:
+    def __init__(
+        self,
+        never_block: Sequence[Network] = (),
+        *,
+        owner: bool = True,
+        log_group: int | None = None,
+    ) -> None:
         self._never_block = never_block
+        self._log_group = log_group
         self._flags = _HELD if owner else 0
         self._connection = Connection()
         self._decoys: set[int] = set()
         self._comparing = False  # the maps that ranked sets need are there
+        self._tracking = False  # the lists are behind connection tracking
 
     def check(self) -> None:
         """Open the socket and have the kernel try, without changing anything, what we need."""
@@ -67,8 +79,21 @@ class Nftables:
         """Tell whether rules of this verdict can be put in force: false_ack needs synproxy."""
         if verdict is not Verdict.FALSE_ACK:
             return True
+        return self._takes(list(management.decoy(on=True)))
+
+    def can_track(self) -> bool:
+        """Tell whether the kernel has connection tracking, which a rule of ours would begin."""
+        return self._tracking or self._takes([objects.rule("decoy", ct(Ct.SRC_IP) + ACCEPT)])
+
+    def can_log(self) -> bool:
+        """Tell whether what the kernel logs arrives: its own log is of the first namespace only."""
+        if self._log_group is None and not _KERNEL_LOG.exists():
+            return False
+        return self._takes([objects.rule("decoy", log("", self._log_group, 0))])
+
+    def _takes(self, messages: Sequence[Message]) -> bool:
         try:
-            self._socket.transact(list(management.decoy(on=True)), try_only=True)
+            self._socket.transact(messages, try_only=True)
         except NetlinkError:
             return False
         return True
@@ -82,22 +107,33 @@ class Nftables:
         steps = list(steps)
         decoys = _decoys(set(), steps)
         comparing = _compare(steps)
-        messages = [*management.base(self._never_block)]
-        if comparing:
-            messages += comparison.base()
-        messages += render(steps)
-        if decoys:
-            messages += management.decoy(on=True)
+        tracking = _track(steps)
         with _told(), self._connection.unwatched(lambda: self._socket.transactions):
-            self._socket.transact([*self._cleared(), *messages])
-        self._decoys, self._comparing = decoys, comparing
+            chains = self._found_chains()
+            # each packet is judged at one of the places at least, whenever it passes
+            both = tracking or any(map(chains.__contains__, objects.TRACKED))
+            messages = [*management.base(self._never_block, early=not tracking, tracked=both)]
+            if comparing:
+                messages += comparison.base()
+            messages += render(steps, self._log_group)
+            if decoys:
+                messages += management.decoy(on=True)
+            self._socket.transact([*self._cleared(chains, tracked=both), *messages])
+            if both and not tracking:
+                self._socket.transact([*map(objects.delete_chain, objects.TRACKED)])
+        self._decoys, self._comparing, self._tracking = decoys, comparing, tracking
 
     def apply(self, steps: Sequence[Step]) -> None:
-        """Make one transaction of the steps; none: the kernel is not even called."""
+        """Make one transaction of the steps; none: the kernel is not even called.
+
+        Once the lists are behind connection tracking they stay there until `replace`.
+        """
+        if not self._tracking and _track(steps):
+            raise Full("rules about connections begin, behind connection tracking")
         decoys = _decoys(self._decoys, steps)
         comparing = self._comparing or _compare(steps)
         messages = [] if comparing == self._comparing else [*comparison.base()]
-        messages += render(steps)
+        messages += render(steps, self._log_group)
         if bool(decoys) != bool(self._decoys):
             messages += management.decoy(on=bool(decoys))
         if messages:
@@ -128,19 +164,22 @@ class Nftables:
     # -- the table as it is
 
     def _try(self) -> None:
-        self._socket.transact([*self._cleared(), *management.base(())], try_only=True)
+        cleared = self._cleared(self._found_chains(), tracked=False)
+        self._socket.transact([*cleared, *management.base(())], try_only=True)
 
     @property
     def _socket(self) -> Netlink:
         return self._connection.netlink
 
-    def _cleared(self) -> Iterator[Message]:
+    def _cleared(self, chains: Mapping[str, bool], *, tracked: bool) -> Iterator[Message]:
         """Bring the table to where only the base chains are, empty, whatever is there now."""
         flags = self._found_flags()
-        chains = self._found_chains()
+        wanted = [name for name in objects.HOOKS if tracked or name in objects.EARLY]
+        missing = [name for name in wanted if name not in chains]
         ours = flags is not None and flags | self._flags & NFT_TABLE_F_OWNER == self._flags
-        if flags is not None and not (ours and all(map(chains.get, objects.HOOKS))):
-            # base chains cannot be added in one transaction with adopting the table
+        fit = all(chains.get(name, True) for name in objects.HOOKS)
+        # base chains cannot be added in one transaction with adopting the table
+        if flags is not None and not (ours and fit and (not missing or flags == self._flags)):
             yield objects.delete_table()
             ours = False
         yield objects.table(self._flags)
@@ -148,8 +187,9 @@ class Nftables:
             yield objects.flush()
             yield from map(objects.delete_set, self._found_sets())
             yield from (objects.delete_chain(name) for name in chains if name not in objects.HOOKS)
+            yield from map(objects.base_chain, missing)
         else:
-            yield from map(objects.base_chain, objects.HOOKS)
+            yield from map(objects.base_chain, wanted)
 
     def _found_flags(self) -> int | None:
         """Return NFTA_TABLE_FLAGS; an orphan has lost its owner's. None: there is no table."""
@@ -192,11 +232,10 @@ def _text(value: bytes) -> str:
 def _is_base(found: dict[int, bytes]) -> bool:
     """Compare NFTA_CHAIN_HOOK (HOOKNUM, PRIORITY), _POLICY and _TYPE with what ours should be."""
     hook = dict(attributes(found.get(4, b"")))
-    wanted = objects.HOOKS.get(_text(found[3]))
+    number, priority = objects.HOOKS.get(_text(found[3]), (0, 0))
     return (
-        wanted is not None
-        and hook.get(1) == wanted.to_bytes(4, "big")
-        and hook.get(2) == (objects.PRIORITY & 0xFFFFFFFF).to_bytes(4, "big")
+        hook.get(1) == number.to_bytes(4, "big")
+        and hook.get(2) == (priority & 0xFFFFFFFF).to_bytes(4, "big")
         and found.get(5) == (1).to_bytes(4, "big")  # NF_ACCEPT
         and _text(found.get(7, b"")) == "filter"
     )
@@ -206,11 +245,17 @@ def _compare(steps: Iterable[Step]) -> bool:
     return any(isinstance(step, MakeRanks) for step in steps)
 
 
+def _track(steps: Iterable[Step]) -> bool:
+    return any(
+        isinstance(step, Fill) and any(shape.tracked for shape in step.shapes) for step in steps
+    )
+
+
 def _decoys(before: set[int], steps: Iterable[Step]) -> set[int]:
     """Return the tiers of false_ack after these steps."""
     found = set(before)
     for step in steps:
-        if isinstance(step, Fill) and step.verdict is Verdict.FALSE_ACK:
+        if isinstance(step, Fill) and bare(step.verdict) is Verdict.FALSE_ACK:
             found.add(step.tier)
         elif isinstance(step, DropTier):
             found.discard(step.tier)

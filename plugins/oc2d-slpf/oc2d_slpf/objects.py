@@ -12,10 +12,11 @@ from oc2d_slpf.netlink import CREATE, EXCLUSIVE, Message, attribute, nested, str
 
 __all__ = [
     "DELSETELEM",
+    "EARLY",
     "HOOKS",
     "NEWSETELEM",
-    "PRIORITY",
     "TABLE",
+    "TRACKED",
     "base_chain",
     "chain",
     "delete_chain",
@@ -31,9 +32,17 @@ __all__ = [
 ]
 
 TABLE = "oc2d"
-PRIORITY = -310
-#: Base chains and their NF_INET_* hook.
-HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3}
+#: Base chains, their NF_INET_* hook and priority: connection tracking is at -200.
+HOOKS = {
+    "prerouting": (0, -310),
+    "input": (1, -310),
+    "forward": (2, -310),
+    "output": (3, -310),
+    "prerouting_tracked": (0, -190),
+    "output_tracked": (3, -190),
+}
+#: Those that are there always, and those that are there while there are rules about connections.
+EARLY, TRACKED = list(HOOKS)[:4], list(HOOKS)[4:]
 
 # NFT_MSG_*
 NEWTABLE, DELTABLE = 0, 2
@@ -61,7 +70,8 @@ def delete_table() -> Message:
 
 def base_chain(name: str) -> Message:
     """Make a base chain: NFTA_CHAIN_TABLE, _NAME (3), _HOOK (4), _POLICY (5), _TYPE (7)."""
-    hook = nested(4, u32(1, HOOKS[name]), u32(2, PRIORITY))
+    number, priority = HOOKS[name]
+    hook = nested(4, u32(1, number), u32(2, priority))
     body = string(1, TABLE) + string(3, name) + hook + u32(5, NF_ACCEPT) + string(7, "filter")
     return Message(NEWCHAIN, body, CREATE)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from oc2d.errors import StateError
 from oc2d_slpf import salvage
-from oc2d_slpf.rules import Alike, Key, Shape, Verdict, unpack
+from oc2d_slpf.rules import Alike, Key, Shape, judgement, unpack
 
 __all__ = ["open_", "rules"]
 
@@ -36,7 +36,6 @@ CREATE TABLE outcome(
 CREATE TABLE spent(number INTEGER PRIMARY KEY);
 CREATE TABLE endpoint(address TEXT, protocol INTEGER, port INTEGER);
 """
-_VERDICTS = {verdict.value: verdict for verdict in Verdict}
 
 #: Numbers, descending, and keys of the rules in force, by verdict and shape as they are stored.
 _Read = dict[tuple[str, str], tuple[list[int], list[Key]]]
@@ -126,7 +125,7 @@ def _check(path: Path) -> None:
 def _is_sound(verdict: str, shape: str, match: bytes) -> bool:
     """Tell whether a rule can be read back."""
     try:
-        Verdict(verdict)
+        judgement(verdict)
         read = Shape.parse(shape)
         return len(unpack(read, match)) == read.fields
     except (ValueError, TypeError, IndexError):
@@ -147,6 +146,6 @@ def _read(file: sqlite3.Connection) -> _Read:
 
 def _alike(read: _Read) -> list[Alike]:
     return [
-        Alike(Shape.parse(shape), _VERDICTS[verdict], numbers, keys)
+        Alike(Shape.parse(shape), judgement(verdict), numbers, keys)
         for (verdict, shape), (numbers, keys) in read.items()
     ]

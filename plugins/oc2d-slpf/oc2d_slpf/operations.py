@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from oc2d_slpf.rules import Key, Shape, Verdict
+from oc2d_slpf.rules import Judgement, Key, Shape, Verdict
 
 __all__ = [
     "RANKED",
@@ -42,7 +42,7 @@ RANKED = (Verdict.ALLOW, Verdict.DROP, Verdict.REJECT)
 Value = Rank | bool
 
 
-def rank(number: int, verdict: Verdict) -> Rank:
+def rank(number: int, verdict: Judgement) -> Rank:
     """Return the rank of a rule."""
     return 4 * number + RANKED.index(verdict)
 
@@ -55,9 +55,10 @@ class SetId(msgspec.Struct, frozen=True):
 
 
 class MakeTier(msgspec.Struct, frozen=True):
-    """A new tier, empty and not yet consulted."""
+    """A new tier, empty and not yet consulted; `logged`: its verdict will be."""
 
     tier: int
+    logged: bool = False
 
 
 class MakeSet(msgspec.Struct, frozen=True):
@@ -84,7 +85,7 @@ class Fill(msgspec.Struct, frozen=True):
     """From now on the tier consults exactly these sets: a hit in any has its verdict."""
 
     tier: int
-    verdict: Verdict
+    verdict: Judgement
     shapes: tuple[Shape, ...]
 
 
@@ -101,9 +102,10 @@ class DropSet(msgspec.Struct, frozen=True):
 
 
 class DropTier(msgspec.Struct, frozen=True):
-    """Remove a tier that is no longer consulted."""
+    """Remove a tier that is no longer consulted; `logged`: its verdict was."""
 
     tier: int
+    logged: bool = False
 
 
 class MakeRanks(msgspec.Struct, frozen=True):
@@ -178,8 +180,8 @@ class Change:
 
     def __init__(self) -> None:
         self._keys: dict[SetId, dict[Key, tuple[Value, Value]]] = defaultdict(dict)
-        self._made: dict[int, None] = {}
-        self._dropped: dict[int, None] = {}
+        self._made: dict[int, bool] = {}  # of each tier whether its verdict is logged
+        self._dropped: dict[int, bool] = {}
         self._sets: dict[SetId, bool] = {}
         self._filled: dict[int, None] = {}
         self._ranked: set[int] = set()
@@ -207,21 +209,21 @@ class Change:
         else:
             self._sets[id_] = there
 
-    def tier(self, tier: int, *, there: bool) -> None:
+    def tier(self, tier: int, *, there: bool, logged: bool) -> None:
         """Note that the tier came into being or is gone; the order is made anew."""
         self._reordered = True
         if there:
-            self._made[tier] = None
+            self._made[tier] = logged
         elif tier in self._made:
             del self._made[tier]
         else:
-            self._dropped[tier] = None
+            self._dropped[tier] = logged
 
     def operations(self, tiers: Arranged) -> list[Operation]:
         """Return what to do, in order, to arrive at `tiers`."""
         made = [id_ for id_, there in self._sets.items() if there]
         gone = [id_ for id_, there in self._sets.items() if not there]
-        found: list[Operation] = [MakeTier(tier) for tier in self._made]
+        found: list[Operation] = [MakeTier(*made) for made in self._made.items()]
         fills = {tier: tiers.fill(tier) for tier in self._filled if tiers.has(tier)}
         ranked, dropped = self._rearranged(made, gone, fills)
         # to look into a set costs the kernel as much as the set has elements: before they come
@@ -232,7 +234,7 @@ class Change:
         found += [fill for tier, fill in fills.items() if tier not in self._ranked]
         if self._reordered:
             found.append(tiers.order())
-        found += [DropTier(tier) for tier in self._dropped]
+        found += [DropTier(*dropped) for dropped in self._dropped.items()]
         found += [DropSet(id_) for id_ in gone if id_.tier not in self._ranked]
         return found + dropped
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from operator import neg
 from typing import NamedTuple, cast
 
-from oc2d_slpf.rules import Direction, Key, Rule, Shape, Verdict
+from oc2d_slpf.rules import Direction, Judgement, Key, Rule, Shape
 
 __all__ = ["Exhausted", "KeySet", "Patience", "Projections", "order"]
 
@@ -107,7 +107,13 @@ def _fields(shape: Shape) -> dict[str, _Field]:
 def _ways(mine: Shape, theirs: Shape) -> tuple[_Way, ...]:
     """Tell how rules of two shapes may overlap; none: they never do."""
     apart = {Direction.INGRESS, Direction.EGRESS}
-    if mine.version != theirs.version or {mine.direction, theirs.direction} == apart:
+    if mine.version != theirs.version:
+        return ()
+    if mine.tracked is not theirs.tracked:
+        # how a connection began does not say what its packets look like: there are answers, errors
+        # about it, and translated addresses
+        return (_Way((), direct=False, ordered=False),)
+    if {mine.direction, theirs.direction} == apart:
         return ()
     if mine.either is not None and theirs.either is not None:
         pairs: tuple[tuple[tuple[str, str], ...], ...] = ((),)  # from the one to the other
@@ -153,7 +159,7 @@ class KeySet:
     def __init__(
         self,
         shape: Shape,
-        verdict: Verdict,
+        verdict: Judgement,
         numbers: Sequence[int] = (),
         keys: Sequence[Key] = (),
     ) -> None:

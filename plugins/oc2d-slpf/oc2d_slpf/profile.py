@@ -311,9 +311,12 @@ class Slpf(Actuator):
             found |= dict.fromkeys(self._guard.stays_open(match))
         return [f"stays open: {', '.join(found)}"] if found else []
 
-    def _entry(self, command: Command, number: int, wanted: Wanted) -> Entry:
+    def _rule(self, command: Command, number: int, wanted: Wanted) -> Rule:
         verdict, match = wanted
-        rule = Rule(number, verdict, *encode(match, command.args.direction))
+        return Rule(number, verdict, *encode(match, command.args.direction))
+
+    def _entry(self, command: Command, number: int, wanted: Wanted) -> Entry:
+        rule = self._rule(command, number, wanted)
         window = (command.start_time, command.stop_time)
         return Entry(rule, command.key, command.args.persistent, command.producer, *window)
 

@@ -17,14 +17,14 @@ from functools import lru_cache
 
 from oc2d_slpf.operations import Rank, rank
 from oc2d_slpf.overlap import KeySet
-from oc2d_slpf.rules import Key, Shape, Verdict
+from oc2d_slpf.rules import Judgement, Key, Shape
 
 __all__ = ["Ranks", "Sets", "is_wide", "map_shape", "ranks", "ranks_within"]
 
 _MANY = 1000
 _STEP = {4: 2, 6: 4}  # by IP version: maps are for prefix lengths that are multiples of this
 
-Sets = Mapping[Shape, Mapping[Verdict, KeySet]]
+Sets = Mapping[Shape, Mapping[Judgement, KeySet]]
 Ranks = dict[Shape, dict[Key, Rank]]
 
 

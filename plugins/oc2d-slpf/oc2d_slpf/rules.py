@@ -15,22 +15,28 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import NamedTuple
 
+import msgspec
+
 __all__ = [
     "FIRST_AUTOMATIC",
     "MAX_NUMBER",
     "PORT_PROTOCOLS",
     "Alike",
     "Direction",
+    "Judgement",
     "Key",
+    "Logged",
     "Match",
     "Network",
     "Rule",
     "Shape",
     "Verdict",
     "alike",
+    "bare",
     "decode",
     "describe",
     "encode",
+    "judgement",
     "unpack",
 ]
 
@@ -55,6 +61,35 @@ class Verdict(str, Enum):
     FALSE_ACK = "false_ack"
 
     __hash__ = str.__hash__  # Enum's is Python code, and these are in the keys of every dict
+
+
+class Logged(msgspec.Struct, frozen=True):
+    """A verdict whose packets are logged, under this number.
+
+    Another number, or none, is another verdict: which rule a packet meets first is what is logged.
+    """
+
+    verdict: Verdict
+    number: int
+
+    @property
+    def value(self) -> str:
+        """The verdict as text, for the store: `drop#7`."""
+        return f"{self.verdict.value}#{self.number}"
+
+
+Judgement = Verdict | Logged
+
+
+def judgement(text: str) -> Judgement:
+    """Read `value` back; raises ValueError."""
+    verdict, logged, number = text.partition("#")
+    return Logged(Verdict(verdict), int(number)) if logged else Verdict(verdict)
+
+
+def bare(verdict: Judgement) -> Verdict:
+    """Return what happens to the packet, logged or not."""
+    return verdict.verdict if isinstance(verdict, Logged) else verdict
 
 
 class Direction(str, Enum):
@@ -85,7 +120,11 @@ class Match:
 
 
 class Shape(NamedTuple):
-    """Which fields a rule tests; addresses by their prefix lengths."""
+    """Which fields a rule tests; addresses by their prefix lengths.
+
+    `tracked`: not of the packet, but of the one that began its connection, which the direction is
+    about as well. An answer passes the other list.
+    """
 
     direction: Direction
     version: int
@@ -95,6 +134,7 @@ class Shape(NamedTuple):
     protocol: bool
     source_port: bool
     destination_port: bool
+    tracked: bool = False
 
     @property
     def fields(self) -> int:
@@ -117,7 +157,10 @@ class Shape(NamedTuple):
             raise ValueError(f"not the name of a shape: {name!r}")
         either, source, destination = (_int(found[group]) for group in (3, 4, 5))
         flags = (found[6] is not None, found[7] is not None, found[8] is not None)
-        return Shape(Direction(found[1]), int(found[2]), either, source, destination, *flags)
+        tracked = found[9] is not None
+        return Shape(
+            Direction(found[1]), int(found[2]), either, source, destination, *flags, tracked
+        )
 
 
 @lru_cache(maxsize=1024)
@@ -128,6 +171,8 @@ def _name(shape: Shape) -> str:
             words.append(f"{letter}{prefix}")
     flags = (shape.protocol, shape.source_port, shape.destination_port)
     words += [word for word, flag in zip(("p", "sp", "dp"), flags, strict=True) if flag]
+    if shape.tracked:
+        words.append("ct")
     return "_".join(words)
 
 
@@ -136,7 +181,7 @@ def _int(text: str | None) -> int | None:
 
 
 _SHAPE = re.compile(
-    r"(both|ingress|egress)_ip([46])(?:_n(\d+))?(?:_s(\d+))?(?:_d(\d+))?(_p)?(_sp)?(_dp)?"
+    r"(both|ingress|egress)_ip([46])(?:_n(\d+))?(?:_s(\d+))?(?:_d(\d+))?(_p)?(_sp)?(_dp)?(_ct)?"
 )
 
 
@@ -144,7 +189,7 @@ class Rule(NamedTuple):
     """One rule. The number is both its identity and its place: lower is evaluated first."""
 
     number: int
-    verdict: Verdict
+    verdict: Judgement
     shape: Shape
     key: Key
 
@@ -156,14 +201,14 @@ class Alike(NamedTuple):
     """
 
     shape: Shape
-    verdict: Verdict
+    verdict: Judgement
     numbers: list[int]
     keys: list[Key]
 
 
 def alike(rules: Iterable[Rule]) -> list[Alike]:
     """Put rules together by shape and verdict."""
-    found: dict[tuple[Shape, Verdict], Alike] = {}
+    found: dict[tuple[Shape, Judgement], Alike] = {}
     for number, verdict, shape, key in sorted(rules, reverse=True):
         group = found.get((shape, verdict))
         if group is None:
@@ -231,6 +276,10 @@ def decode(shape: Shape, key: Key) -> Match:
 
 def describe(shape: Shape, key: Key) -> str:
     """Say in a Producer's words what a rule matches: `ipv4_connection protocol=tcp dst_port=22`."""
+    return _described(shape, key) + (" stateful" if shape.tracked else "")
+
+
+def _described(shape: Shape, key: Key) -> str:
     match = decode(shape, key)
     family = f"ipv{match.version}"
     if shape.fields == 0:

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 
-from oc2d_slpf import comparison, objects
+from oc2d_slpf import comparison, objects, tracking
 from oc2d_slpf.backend import Permit, Step, Unpermit
-from oc2d_slpf.expressions import ACCEPT, DROP, Base, Meta, jump, load, lookup, meta
-from oc2d_slpf.management import DECEIVE
-from oc2d_slpf.names import LISTS, SIDES, set_name, tier_chain
+from oc2d_slpf.expressions import ACCEPT, DROP, Base, Meta, jump, limit, load, log, lookup, meta
+from oc2d_slpf.management import DECEIVE, own_answers
+from oc2d_slpf.names import LISTS, LOG, SIDES, set_name, tier_chain
 from oc2d_slpf.netlink import Message
 from oc2d_slpf.operations import (
     AddKeys,
@@ -47,11 +47,14 @@ from oc2d_slpf.packet import (
     family,
     masked_address,
 )
-from oc2d_slpf.rules import Key, Shape, Verdict
+from oc2d_slpf.rules import Judgement, Key, Logged, Shape, Verdict, bare
 
 __all__ = ["render"]
 
 _MANY = 10_000
+# docs/decisions/011-state-and-logs.md has why
+_RATE, _BURST = 1, 20  # packets a second that a rule logs, and at once after a silence
+_HEADERS = 128  # bytes of a packet that go to a reader of logs
 
 _VERDICTS = {
     Verdict.ALLOW: ACCEPT,
@@ -61,8 +64,8 @@ _VERDICTS = {
 }
 
 
-def render(steps: Iterable[Step]) -> list[Message]:
-    """Write steps as messages, in order.
+def render(steps: Iterable[Step], log_group: int | None = None) -> list[Message]:
+    """Write steps as messages, in order. Packets are logged to a group, or in the kernel's log.
 
     A set that is made to hold many keys gets room for as many again; one that is full is refused
     with ENFILE. Others grow, which takes the kernel twice the time.
@@ -73,11 +76,11 @@ def render(steps: Iterable[Step]) -> list[Message]:
         for step in steps
         if isinstance(step, (AddKeys, AddRanks)) and len(step.keys) >= _MANY
     }
-    return [message for step in steps for message in _messages(step, room)]
+    return [message for step in steps for message in _messages(step, room, log_group)]
 
 
-def _messages(  # noqa: C901 - one case an operation
-    step: Step, room: Mapping[SetId, int]
+def _messages(  # noqa: C901, PLR0912 - one case an operation
+    step: Step, room: Mapping[SetId, int], log_group: int | None
 ) -> Iterator[Message]:
     match step:
         case AddKeys(id_, keys) if id_.shape.fields:
@@ -88,15 +91,17 @@ def _messages(  # noqa: C901 - one case an operation
             yield from objects.elements(
                 objects.DELSETELEM, set_name(id_), _laid_out(id_.shape, keys)
             )
-        case MakeTier(tier):
-            yield from (objects.chain(tier_chain(tier, side)) for side in LISTS)
-        case DropTier(tier):
-            yield from (objects.delete_chain(tier_chain(tier, side)) for side in LISTS)
+        case MakeTier(tier, logged):
+            yield from map(objects.chain, _chains(tier, logged=logged))
+        case DropTier(tier, logged):
+            yield from map(objects.delete_chain, _chains(tier, logged=logged))
         case MakeSet(id_) if id_.shape.fields:
             yield objects.hash_set(set_name(id_), *_type(id_.shape), room.get(id_, 0))
         case DropSet(id_) if id_.shape.fields:
             yield objects.delete_set(set_name(id_))
         case Fill(tier, verdict, shapes):
+            if isinstance(verdict, Logged):
+                yield from _log(tier, verdict, log_group)
             yield from _fill(tier, verdict, shapes)
         case Order(tiers):
             for side, chain in LISTS.items():
@@ -158,14 +163,38 @@ def _laid_out(shape: Shape, keys: Sequence[Key]) -> Sequence[bytes]:
     return [theirs.pack(*ours.unpack(key)) for key in keys]
 
 
-def _fill(tier: int, verdict: Verdict, shapes: Sequence[Shape]) -> Iterator[Message]:
+def _chains(tier: int, *, logged: bool) -> list[str]:
+    return [tier_chain(tier, side) for side in (*LISTS, *[LOG] * logged)]
+
+
+def _fill(tier: int, verdict: Judgement, shapes: Sequence[Shape]) -> Iterator[Message]:
+    then = jump(tier_chain(tier, LOG)) if isinstance(verdict, Logged) else _VERDICTS[verdict]
     for side in LISTS:
         chain = tier_chain(tier, side)
         yield objects.flush(chain)
         for shape in shapes:
-            if side in SIDES[shape.direction]:
-                for test in _tests(SetId(tier, shape)):
-                    yield objects.rule(chain, family(shape.version) + test + _VERDICTS[verdict])
+            tests: Iterable[bytes] = ()
+            if shape.tracked:
+                tests = tracking.tests(SetId(tier, shape), side)
+            elif side in SIDES[shape.direction]:
+                tests = _tests(SetId(tier, shape))
+            for test in tests:
+                yield objects.rule(chain, family(shape.version) + test + then)
+
+
+def _log(tier: int, verdict: Logged, group: int | None) -> Iterator[Message]:
+    """Log some of the packets, and judge all of them."""
+    chain = tier_chain(tier, LOG)
+    yield objects.flush(chain)
+    if bare(verdict) is Verdict.REJECT:
+        yield from (objects.rule(chain, rule) for rule in own_answers())
+    yield objects.rule(chain, limit(_RATE, _BURST) + log(_prefix(verdict), group, _HEADERS))
+    yield objects.rule(chain, _VERDICTS[bare(verdict)])
+
+
+def _prefix(verdict: Logged) -> str:
+    """Return what the log says ahead of the packet."""
+    return f"oc2d rule {verdict.number} {bare(verdict).value}: "
 
 
 def _tests(id_: SetId) -> Iterator[bytes]:

@@ -40,6 +40,8 @@ class Settings:
     never_block: tuple[Network, ...] = ()
     update_directories: tuple[PurePosixPath, ...] = ()
     at_stop: Literal["keep", "remove"] = "keep"
+    log_group: int | None = None
+    """Where packets are logged, of nfnetlink_log; None: in the kernel's log. No key of slpf's."""
 
 
 @dataclass(slots=True)

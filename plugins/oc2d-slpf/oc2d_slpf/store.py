@@ -21,7 +21,7 @@ from pathlib import Path
 from oc2d.errors import StateError
 from oc2d_slpf import opening, salvage, storing
 from oc2d_slpf.backend import Permit
-from oc2d_slpf.rules import FIRST_AUTOMATIC, Alike, Rule, Shape, Verdict
+from oc2d_slpf.rules import FIRST_AUTOMATIC, Alike, Rule, Shape, judgement
 from oc2d_slpf.storing import Outcome, StoreError
 
 __all__ = ["Entry", "Outcome", "Store", "StoreError"]
@@ -264,7 +264,7 @@ class Store:
         query = f"SELECT {_COLUMNS} FROM rule {where}"  # noqa: S608 - constants
         for row in self._file.execute(query, (value,)):
             number, key, verdict, shape, match, persistent, reserved, producer, start, stop = row
-            rule = Rule(number, Verdict(verdict), Shape.parse(shape), match)
+            rule = Rule(number, judgement(verdict), Shape.parse(shape), match)
             yield Entry(rule, key, bool(persistent), producer, start, stop, bool(reserved))
 
 

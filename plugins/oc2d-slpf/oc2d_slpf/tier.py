@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from oc2d_slpf.operations import Change, Fill, FillRanks, SetId, Value
 from oc2d_slpf.overlap import KeySet, Patience
 from oc2d_slpf.ranks import map_shape, ranks, ranks_within
-from oc2d_slpf.rules import Direction, Key, Rule, Shape, Verdict
+from oc2d_slpf.rules import Direction, Judgement, Key, Rule, Shape
 
 __all__ = ["Kind", "Tier"]
 
 #: The verdict of a plain tier; list and IP version of a ranked one.
-Kind = Verdict | tuple[Direction, int]
+Kind = Judgement | tuple[Direction, int]
 Content = Mapping[Shape, Mapping[Key, Value]]
 
 
@@ -29,7 +29,7 @@ class Tier:
     def __init__(self, id_: int, kind: Kind) -> None:
         self.id = id_
         self.kind = kind
-        self.sets: dict[Shape, dict[Verdict, KeySet]] = {}
+        self.sets: dict[Shape, dict[Judgement, KeySet]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self.key_sets()))
@@ -41,7 +41,7 @@ class Tier:
     @property
     def ranked(self) -> bool:
         """Whether rules of all verdicts may be here."""
-        return not isinstance(self.kind, Verdict)
+        return isinstance(self.kind, tuple)
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -63,7 +63,7 @@ class Tier:
         """Yield the sets of other verdicts."""
         for verdicts in self.sets.values():
             for verdict, keys in verdicts.items():
-                if verdict is not rule.verdict:
+                if verdict != rule.verdict:
                     yield keys
 
     def sides(self, rule: Rule, patience: Patience | None = None) -> tuple[bool, bool]:
@@ -76,7 +76,7 @@ class Tier:
 
     def fill(self) -> Fill | FillRanks:
         """Return what makes the filter consult the sets."""
-        if isinstance(self.kind, Verdict):
+        if not isinstance(self.kind, tuple):
             return Fill(self.id, self.kind, self.shapes)
         narrow_first = sorted(self.shapes, key=lambda shape: -(shape.either or 0))
         return FillRanks(self.id, tuple(narrow_first))

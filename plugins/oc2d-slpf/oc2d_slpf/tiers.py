@@ -30,7 +30,7 @@ from oc2d_slpf.operations import (
     add,
 )
 from oc2d_slpf.ranks import is_wide
-from oc2d_slpf.rules import Alike, Rule, alike
+from oc2d_slpf.rules import Alike, Logged, Rule, alike
 from oc2d_slpf.tier import Tier
 
 __all__ = ["Tiers"]
@@ -58,6 +58,17 @@ class Tiers:
 
     def __len__(self) -> int:
         return sum(map(len, self._arrangement.tiers))
+
+    @property
+    def tracked(self) -> bool:
+        """Whether there is a rule about connections."""
+        return any(shape.tracked for tier in self._arrangement.tiers for shape in tier.sets)
+
+    @property
+    def logged(self) -> set[int]:
+        """The numbers under which packets are logged; each costs all packets a look of its own."""
+        kinds = (tier.kind for tier in self._arrangement.tiers)
+        return {kind.number for kind in kinds if isinstance(kind, Logged)}
 
     def add(self, rule: Rule, change: Change) -> None:
         """Put a rule with a number that is free in its place."""
@@ -96,7 +107,9 @@ class Tiers:
         """Return what builds all of it from nothing."""
         tiers = self._arrangement.tiers
         plain = [tier for tier in tiers if not tier.ranked]
-        found: list[Operation] = [MakeTier(tier.id) for tier in tiers]
+        found: list[Operation] = [
+            MakeTier(tier.id, isinstance(tier.kind, Logged)) for tier in tiers
+        ]
         for tier in tiers:
             if tier.ranked:
                 found += [MakeRanks(tier.id, tier.shapes, ()), tier.fill()]

@@ -117,11 +117,26 @@ def hits(match, packet):
     )
 
 
+def seen(tracked, side, packet):
+    """What a rule looks at: a packet and its list, or the packet that began its connection and its.
+
+    An answer passes the other list than that did. None: it belongs to no connection.
+    """
+    if not tracked:
+        return side, packet
+    if packet.began is None:
+        return None
+    return (
+        {"ingress": "egress", "egress": "ingress"}[side] if packet.answer else side
+    ), packet.began
+
+
 def first_match(rules, side, packet):
-    """rules: {number: (verdict, direction, match)}; what no rule hits passes."""
+    """rules: {number: (verdict, direction, match, tracked)}; what no rule hits passes."""
     for number in sorted(rules):
-        verdict, direction, match = rules[number]
-        if direction in LISTS[side] and hits(match, packet):
+        verdict, direction, match, *tracked = rules[number]
+        found = seen(any(tracked), side, packet)
+        if found and direction in LISTS[found[0]] and hits(match, found[1]):
             return verdict
     return Verdict.ALLOW
 
@@ -248,10 +263,12 @@ class Paper:
                     return verdict
                 continue
             for id_, keys in self.sets.items():
+                found = seen(id_.shape.tracked, side, packet)
                 if (
                     id_.tier == tier
-                    and id_.shape.direction in LISTS[side]
-                    and any(key in keys for key in _packet_keys(id_.shape, packet))
+                    and found
+                    and id_.shape.direction in LISTS[found[0]]
+                    and any(key in keys for key in _packet_keys(id_.shape, found[1]))
                 ):
                     return fill.verdict
         return Verdict.ALLOW

@@ -23,7 +23,18 @@ import oc2d_slpf.overlap
 import oc2d_slpf.ranks
 import oc2d_slpf.tier
 from oc2d_slpf.operations import AddKeys, AddRanks, Change, DropKeys, FillRanks, Order, rank
-from oc2d_slpf.rules import Direction, Match, Rule, Shape, Verdict, decode, describe, encode
+from oc2d_slpf.rules import (
+    Direction,
+    Logged,
+    Match,
+    Rule,
+    Shape,
+    Verdict,
+    decode,
+    describe,
+    encode,
+    judgement,
+)
 from oc2d_slpf.tiers import Tiers
 
 # few values, so that rules meet each other and packets meet rules
@@ -114,6 +125,62 @@ def test_sets_in_dispatch_order_decide_as_the_rule_list_read_one_by_one(
             assert fresh.judge(side, packet) is paper.judge(side, packet)
 
 
+@st.composite
+def packets_of_connections(draw):
+    """The packet that began a connection, an answer to it, one about it, or one of none."""
+    packet = draw(packets())
+    packet.answer = draw(st.booleans())
+    packet.began = draw(st.none() | packets().filter(lambda one: one.version == packet.version))
+    if packet.began is not None and draw(st.booleans()):
+        began = vars(packet.began)
+        turned = {"src": "dst", "dst": "src", "sport": "dport", "dport": "sport"}
+        for name in ("src", "dst", "protocol", "sport", "dport"):
+            setattr(packet, name, began[turned.get(name, name) if packet.answer else name])
+    return packet
+
+
+@pytest.mark.req("PF-30", "PF-31")
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 40),
+            st.sampled_from(Verdict)
+            | st.builds(Logged, st.sampled_from(Verdict), st.integers(1, 2)),
+            st.sampled_from(Direction),
+            matches(),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+    st.lists(packets_of_connections(), min_size=1, max_size=12),
+    st.sampled_from((0, 2, 1000)),
+)
+def test_rules_about_connections_and_logged_ones_decide_in_their_order(
+    model, edits, packets, limit
+):
+    rules, tiers, paper = {}, Tiers(ranked=True), model.Paper()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_MOVES", "_LARGE", "_SPARE", "_FEW", "_PATIENCE"):
+            patch.setattr(oc2d_slpf.making_room, name, limit)
+        for number, *rest in edits:
+            change = Change()
+            if number in rules:
+                tiers.remove(_encoded(number, *rules.pop(number)), change)
+            else:
+                rules[number] = tuple(rest)
+                tiers.add(_encoded(number, *rest), change)
+            paper.apply(change.operations(tiers))
+            for packet, side in itertools.product(packets, ("ingress", "egress")):
+                assert paper.judge(side, packet) == model.first_match(rules, side, packet)
+    assert tiers.tracked == any(tracked for *_, tracked in rules.values())
+    fresh = model.Paper()
+    encoded = [_encoded(number, *rule) for number, rule in rules.items()]
+    fresh.replace(Tiers(encoded, ranked=True).operations())
+    for packet, side in itertools.product(packets, ("ingress", "egress")):
+        assert fresh.judge(side, packet) == paper.judge(side, packet)
+
+
 # neighbours in every bit, so that networks of any length meet
 CLOSE = {
     4: [f"10.1.2.{3 ^ 1 << bit}" for bit in range(8)] + ["10.1.2.3", "10.9.2.3"],
@@ -172,14 +239,26 @@ def test_ranks_of_networks_of_any_length_decide_as_the_rule_list(model, edits):
             assert fresh.judge("ingress", packet) is expected
 
 
-def _encoded(number, verdict, direction, match):
-    return Rule(number, verdict, *encode(match, direction))
+def _encoded(number, verdict, direction, match, tracked=False):
+    shape, key = encode(match, direction)
+    return Rule(number, verdict, shape._replace(tracked=tracked), key)
 
 
-@given(match=matches(), direction=st.sampled_from(Direction))
-def test_shape_and_key_hold_the_whole_match(match, direction):
+@pytest.mark.parametrize("verdict", [*Verdict, Logged(Verdict.DROP, 7)])
+def test_a_verdict_is_read_back_as_it_was_stored(verdict):
+    assert judgement(verdict.value) == verdict
+    for wrong in ("", "drop#", "drop#x", "dropped", "drop#7#8"):
+        with pytest.raises(ValueError, match=r"not a valid|invalid literal"):
+            judgement(wrong)
+
+
+@given(match=matches(), direction=st.sampled_from(Direction), tracked=st.booleans())
+def test_shape_and_key_hold_the_whole_match(match, direction, tracked):
     shape, key = encode(match, direction)
     assert Shape.parse(shape.name) is shape
+    other = shape._replace(tracked=tracked)
+    assert Shape.parse(other.name) == other
+    assert describe(other, key).endswith(" stateful") == tracked
     found = decode(shape, key)
     assert encode(found, direction) == (shape, key)
     assert found.protocol == match.protocol
