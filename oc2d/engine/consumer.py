@@ -113,6 +113,7 @@ class Consumer:
                 queued=lambda: len(cases.open),
                 queued_by=lambda producer: cases.by_producer[producer],
                 held=lambda: cases.held,
+                deferred=cases.deferred,
                 windows=self._scheduler.pending,
                 stuck=lambda nsid: nsid in self.engine.stuck,
             ),
