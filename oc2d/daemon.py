@@ -23,7 +23,7 @@ from oc2d.engine.clock import Clock, read_boot_id
 from oc2d.engine.consumer import Consumer
 from oc2d.engine.selection import Hosted
 from oc2d.errors import ConfigError
-from oc2d.hook_plugins import reload_hooks, start_hooks, stop_hooks
+from oc2d.hook_plugins import hook_statuses, reload_hooks, start_hooks, stop_hooks
 from oc2d.hookspecs import Place
 from oc2d.mqtt import topics
 from oc2d.mqtt.expiry import ends
@@ -295,7 +295,7 @@ class Daemon:
             "restart_needed": list(self._waiting),
             "reload_refused": list(self._refused),
             "warnings": [str(warning) for warning in self._prepared.warnings],
-            "plugins": _hook_status(self._prepared),
+            "plugins": hook_statuses(self._prepared.registry),
         }
 
 
@@ -346,13 +346,6 @@ def _hosted(prepared: Prepared) -> dict[str, Hosted]:
 
 def _endpoints(addresses: Sequence[Address]) -> tuple[Endpoint, ...]:
     return tuple(Endpoint(address.host, address.port) for address in addresses)
-
-
-def _hook_status(prepared: Prepared) -> list[Any]:
-    try:
-        return list(prepared.registry.manager.hook.oc2d_status())
-    except Exception as error:  # noqa: BLE001 - any plugin, any error
-        return [{"error": f"oc2d_status failed: {type(error).__name__}"}]
 
 
 def _marks(config: Config) -> tuple[object, ...]:
