@@ -159,7 +159,8 @@ class Session:
             self._guarded_turn()
         if self._dial is not None:
             self._dial.abandon()
-            self._dial.join(_FAREWELL_TIME)
+            if self._dial.ident is not None:
+                self._dial.join(_FAREWELL_TIME)
             self._dial.close()
         _log.info(events.STOPPED)
 
@@ -195,9 +196,11 @@ class Session:
             self._over = True
         elif self._dial is None and now >= self._next_attempt:
             _log.info(events.CONNECTING, host=self._settings.host, port=self._settings.port)
-            dial = Dial(self._settings, self._resolving, self._changing, self._dialled)
-            dial.start()  # may raise: there may be no room for a thread
-            self._dial = dial
+            self._dial = Dial(self._settings, self._resolving, self._changing, self._dialled)
+            try:
+                self._dial.start()
+            except Exception:  # noqa: BLE001  no room for a thread, and there may never be again
+                self._dial.run()
 
     def _patience(self, now: float) -> float | None:
         """Tell how long there is nothing to do unless something happens; None: for ever."""
