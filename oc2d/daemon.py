@@ -173,6 +173,8 @@ class Daemon:
         """Wait for signals; feed the watchdog as long as every part makes progress."""
         interval = self._notifier.watchdog_interval
         while True:
+            # again: plugins run on this thread, when they are loaded and at a reload
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             if interval is None:
                 got: signal.struct_siginfo | None = signal.sigwaitinfo(_SIGNALS)
             else:
