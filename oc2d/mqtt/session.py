@@ -62,6 +62,7 @@ class Session:
         self._woken = False
         self._posts: deque[Callable[[], None]] = deque()
         self._progress = time.monotonic()
+        self._slept = _asleep()
         self._over = False
         self._stop_at: float | None = None
         self._link: Link | None = None
@@ -272,7 +273,8 @@ class Session:
         if now >= self._resubscribe_at:
             self._resubscribe_at, self._told_subscribed = math.inf, False
             self._talk.resubscribe()
-        if now >= link.ping_due():
+        before, self._slept = self._slept, _asleep()
+        if now >= link.ping_due() or self._slept > before + 1:
             link.ping()
 
     def _expect(self, now: float) -> None:
@@ -389,3 +391,11 @@ class Session:
 
 def _nothing() -> None:
     pass
+
+
+def _asleep() -> float:
+    """Tell for how many seconds this host was suspended: the monotonic clock stood still then.
+
+    A broker that gave us up meanwhile said so to nobody.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

@@ -521,6 +521,22 @@ def test_stop_does_not_wait_for_the_next_attempt(peer, start):
 
 
 @pytest.mark.req("MQTT-14")
+def test_after_a_suspension_the_broker_is_asked_at_the_next_turn(peer, start, monkeypatch):
+    session, _ = start(peer.port)
+    conn = peer.welcome()
+    wait_until(lambda: session.status().healthy)
+    session.ping()
+    conn.silent(0.2)
+    monkeypatch.setattr("oc2d.mqtt.session._asleep", lambda: 1e9)
+    session.ping()
+    conn.expect("PINGREQ")
+    conn.send(packet(0xD0))
+    session.ping()
+    conn.silent(0.2)
+    assert session.status().healthy
+
+
+@pytest.mark.req("MQTT-14")
 def test_without_room_for_a_thread_the_link_is_made_all_the_same(peer, start, monkeypatch):
     def reluctant(_):
         raise RuntimeError("can't start new thread")
