@@ -155,6 +155,15 @@ def test_without_the_head_a_note_from_elsewhere_tells_of_a_history_made_anew(mak
 # -- starts
 
 
+def test_a_forged_log_cannot_drive_the_terminal_of_who_verifies_it(tmp_path, capsys):
+    line, _ = seal({"event": "start", "broken": "\x1b[2J\x1b[Hok: records\n1 to 9"}, NOTHING)
+    (tmp_path / "audit.log").write_bytes(line)
+    assert main(["verify", str(tmp_path / "audit.log"), "--head", "/none"]) == 1
+    said = capsys.readouterr().out
+    assert "\\x1b[2J\\x1b[Hok: records\\n1 to 9" in said
+    assert "\x1b" not in said
+
+
 def test_a_restart_goes_on_in_the_chain_and_says_how_the_last_run_ended(make):
     log = filled(make)
     again = make()
