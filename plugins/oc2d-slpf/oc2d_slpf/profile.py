@@ -36,6 +36,8 @@ __all__ = ["Slpf"]
 _log = structlog.get_logger("oc2d.slpf")
 
 _LISTED = 1000  # rules in the status, at most
+#: With the memory that the unit gives, twice as many end the daemon, at each start again.
+_MOST_RULES = 500_000
 _ALLOW = ("direction", "persistent", "insert_rule")
 _DENY = (*_ALLOW, "drop_process")
 
@@ -202,6 +204,8 @@ class Slpf(Actuator):
             raise Failed(f"{NOT_UPDATED}: rule {number} was deleted before its start")
         else:
             number = self._number(command)
+        if len(self._rules.firewall.tiers) >= _MOST_RULES:
+            raise Failed(f"{NOT_UPDATED}: there are {_MOST_RULES} rules, which is the most")
         entry = self._entry(command, number)
         if not self._rules.firewall.can(entry.rule.verdict):
             raise NotSupported(f"{OPTION}: drop_process {entry.rule.verdict.value} on this host")
