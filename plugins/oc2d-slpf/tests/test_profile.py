@@ -392,6 +392,12 @@ def test_a_resolver_that_does_not_answer_holds_nothing_up(monkeypatch):
     monkeypatch.setattr("oc2d_slpf.specifiers._PATIENCE", 10)
     assert Here.look().names == {"fw7", "fw7.example.com"}
 
+    def none(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    assert Here.look().names == {"fw7"}
+
 
 @pytest.mark.req("SLPF-54")
 def test_names_and_addresses_that_came_with_the_network_count_from_the_first_link_on(
