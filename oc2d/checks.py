@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -70,6 +72,7 @@ def prepare(path: Path, registry: Registry | None = None, *, by_hand: bool = Fal
             if problem.path not in named and problem.path not in unread
         ]
         warnings += _link_warnings(findings.broker)
+        warnings += _open_to_everybody(findings.broker)
         warnings += _credential_warnings(unread, kept)
         warnings += _kept_from_the_service(findings.broker, kept) if by_hand else ()
     if findings.config is None or problems:
@@ -119,6 +122,17 @@ def _kept_from_the_service(broker: Broker, kept: Path) -> Iterator[Problem]:
     for path, name in _secrets(broker).items():
         if "/" in name and Path(name).parent == kept:
             yield Problem(path, f"the service cannot read {name}: it has it as {Path(name).name!r}")
+
+
+def _open_to_everybody(broker: Broker) -> Iterator[Problem]:
+    """Find secrets in files that every account of this host may read."""
+    named = {path: Path(name) for path, name in _secrets(broker).items() if "/" in name}
+    if broker.key_file is not None:
+        named["broker.key_file"] = broker.key_file
+    for path, file in named.items():
+        with suppress(OSError):
+            if file.stat().st_mode & stat.S_IROTH:
+                yield Problem(path, f"everybody on this host can read {file}: chmod o= {file}")
 
 
 def _name_warnings(broker: Broker) -> Iterator[Problem]:

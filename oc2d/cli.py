@@ -145,7 +145,8 @@ def _run(options: argparse.Namespace) -> int:
     from oc2d.daemon import run  # noqa: PLC0415 - see the module's docstring
 
     _configure_logs(options, "console" if options.foreground else "journal")
-    return run(options.config, foreground=options.foreground)
+    # absolute: a reload reads it again, and a plugin may have gone elsewhere
+    return run(options.config.absolute(), foreground=options.foreground)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -225,12 +225,13 @@ KEYS: tuple[Key, ...] = (
         "limits.queue",
         Whole(1, _LONGEST_QUEUE),
         "Commands accepted and not yet executed, or 64 MiB of such messages if that is less; "
-        "beyond it the answer is 503.",
+        "beyond it the answer is 503. Those that wait for their start time may take half of it.",
     ),
     Key(
         "limits.queue_per_producer",
         Whole(1, _LONGEST_QUEUE),
-        "One Producer's share of the queue; beyond it the answer is 503.",
+        "One Producer's share of the queue, half of it for those that wait; beyond it the answer "
+        "is 503.",
     ),
     Key(
         "limits.rate_per_minute",

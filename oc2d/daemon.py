@@ -22,7 +22,7 @@ from oc2d.engine.clock import Clock, read_boot_id
 from oc2d.engine.consumer import Consumer
 from oc2d.engine.selection import Hosted
 from oc2d.errors import ConfigError
-from oc2d.hook_plugins import reload_hooks, start_hooks, stop_hooks
+from oc2d.hook_plugins import hook_statuses, reload_hooks, start_hooks, stop_hooks
 from oc2d.hookspecs import Place
 from oc2d.mqtt import topics
 from oc2d.mqtt.expiry import ends
@@ -165,6 +165,8 @@ class Daemon:
         """Wait for signals; feed the watchdog as long as every part makes progress."""
         interval = self._notifier.watchdog_interval
         while True:
+            # again: plugins run on this thread, when they are loaded and at a reload
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             if interval is None:
                 got: signal.struct_siginfo | None = signal.sigwaitinfo(_SIGNALS)
             else:
@@ -287,7 +289,7 @@ class Daemon:
             "restart_needed": list(self._waiting),
             "reload_refused": list(self._refused),
             "warnings": [str(warning) for warning in self._prepared.warnings],
-            "plugins": _hook_status(self._prepared),
+            "plugins": hook_statuses(self._prepared.registry),
         }
 
 
@@ -338,13 +340,6 @@ def _hosted(prepared: Prepared) -> dict[str, Hosted]:
 
 def _endpoints(addresses: Sequence[Address]) -> tuple[Endpoint, ...]:
     return tuple(Endpoint(address.host, address.port) for address in addresses)
-
-
-def _hook_status(prepared: Prepared) -> list[Any]:
-    try:
-        return list(prepared.registry.manager.hook.oc2d_status())
-    except Exception as error:  # noqa: BLE001 - any plugin, any error
-        return [{"error": f"oc2d_status failed: {type(error).__name__}"}]
 
 
 def _marks(config: Config) -> tuple[object, ...]:

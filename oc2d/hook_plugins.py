@@ -5,6 +5,7 @@ The hooks of requests are called by the engine; what is here runs on the main th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,21 @@ from oc2d.errors import ConfigError, Oc2dError, PluginError, Problem
 from oc2d.hookspecs import Place
 from oc2d.plugins import HookPlugin, Registry, nearest, placed
 
-__all__ = ["Tables", "parse_tables", "reload_hooks", "start_hooks", "stop_hooks", "takes_table"]
+__all__ = [
+    "Tables",
+    "hook_statuses",
+    "parse_tables",
+    "reload_hooks",
+    "start_hooks",
+    "stop_hooks",
+    "takes_table",
+]
 
 _log = structlog.get_logger("oc2d.daemon")
 PLUGIN_RELOAD_FAILED = "plugin_reload_failed"
 PLUGIN_STOP_FAILED = "plugin_stop_failed"
-_PARSE, _CONFIGURE, _STOP = "oc2d_parse_config", "oc2d_configure", "oc2d_stop"
+_PARSE, _CONFIGURE = "oc2d_parse_config", "oc2d_configure"
+_STATUS, _STOP = "oc2d_status", "oc2d_stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +77,9 @@ def start_hooks(registry: Registry, configs: Mapping[str, Any], place: Place) ->
             plugin.call(_CONFIGURE, config=configs.get(name), place=place)
         except Oc2dError:
             raise
-        except Exception as error:
-            raise PluginError(f"the plugin {plugin.source} did not start: {error}") from error
+        except BaseException as error:
+            said = str(error) if isinstance(error, Exception) else repr(error)
+            raise PluginError(f"the plugin {plugin.source} did not start: {said}") from error
 
 
 def reload_hooks(registry: Registry, configs: Mapping[str, Any], place: Place) -> tuple[str, ...]:
@@ -82,7 +93,7 @@ def reload_hooks(registry: Registry, configs: Mapping[str, Any], place: Place) -
             plugin.call(_CONFIGURE, config=configs.get(name), place=place)
         except Oc2dError as error:
             _log.error(PLUGIN_RELOAD_FAILED, plugin=str(plugin.source), error=str(error))
-        except Exception:  # noqa: BLE001 - any plugin, any error
+        except BaseException:  # noqa: BLE001 - any plugin, any error
             _log.exception(PLUGIN_RELOAD_FAILED, plugin=str(plugin.source))
         else:
             continue
@@ -90,12 +101,25 @@ def reload_hooks(registry: Registry, configs: Mapping[str, Any], place: Place) -
     return tuple(refused)
 
 
+def hook_statuses(registry: Registry) -> list[Any]:
+    """Collect what the plugins that are on tell of themselves; no failure hides the others."""
+    told = []
+    for plugin in _running(registry):
+        try:
+            status = json.loads(json.dumps(plugin.call(_STATUS), default=str))
+        except BaseException as error:  # noqa: BLE001 - any plugin, any error
+            status = {"error": f"oc2d_status of {plugin.source} failed: {type(error).__name__}"}
+        if status is not None:
+            told.append(status)
+    return told
+
+
 def stop_hooks(registry: Registry) -> None:
     """Tell the plugins that are on that it is over."""
     for plugin in _running(registry):
         try:
             plugin.call(_STOP)
-        except Exception:  # noqa: BLE001 - any plugin, any error
+        except BaseException:  # noqa: BLE001 - any plugin, any error
             _log.exception(PLUGIN_STOP_FAILED, plugin=str(plugin.source))
 
 

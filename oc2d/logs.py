@@ -239,7 +239,7 @@ def _words(error: BaseException) -> str:
     """Say what an exception says, if it can: a plugin's may fail at that too."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - any plugin, any error
+    except BaseException:  # noqa: BLE001 - any plugin, any error
         return "(says nothing)"
 
 

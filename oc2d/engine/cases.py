@@ -214,6 +214,14 @@ class Cases:
         case.deferred = True
         self._scheduler.at_start(case.job.window, partial(self.due, case.job))
 
+    def deferred(self) -> list[tuple[str | None, int]]:
+        """Tell of each command that waits for its start time whose it is and how many bytes."""
+        return [
+            (case.to.producer, len(case.origin.payload))
+            for case in self.open.values()
+            if case.deferred or case.job.step is Step.RESERVE
+        ]
+
     def begin_deferred(self, job: Job, batch: Batch, *, stuck: bool) -> None:
         """Execute what waited for its start time, unless nobody would."""
         if (case := self.open.get(job.request)) is None:

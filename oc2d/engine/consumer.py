@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -113,6 +114,7 @@ class Consumer:
                 queued=lambda: len(cases.open),
                 queued_by=lambda producer: cases.by_producer[producer],
                 held=lambda: cases.held,
+                deferred=cases.deferred,
                 windows=self._scheduler.pending,
                 stuck=lambda nsid: nsid in self.engine.stuck,
             ),
@@ -246,8 +248,14 @@ class Consumer:
     def _actuator(self, worker: Worker) -> Mapping[str, Any]:
         if worker.host.nsid in self.engine.stuck:
             return {"state": "stuck"}
+        actuator = worker.host.actuator
+
+        def written() -> str:
+            """Write it where nothing changes it, and where it spoils nothing of the others."""
+            return json.dumps(dict(actuator.status()), default=str)
+
         try:
-            return {"state": "running", **worker.call(worker.host.actuator.status, _STATUS_TIME)}
+            return {"state": "running", **json.loads(worker.call(written, _STATUS_TIME))}
         except TimeoutError:
             return {"state": "busy"}
         except Refusal as refusal:

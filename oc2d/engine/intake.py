@@ -183,6 +183,17 @@ class Gate:
         if self._rate is not None and not self._rate.take(self._clock.monotonic()):
             raise Unavailable("rate limit exceeded")
 
+    def _room_to_wait(self, producer: str | None, size: int) -> None:
+        """Leave half of the room to what does not wait for a start time: that may be for years."""
+        limits, waiting = self._limits, self._load.deferred()
+        share = limits.queue_per_producer or limits.queue
+        if (
+            len(waiting) >= max(1, limits.queue // 2)
+            or sum(1 for whose, _ in waiting if whose == producer) >= max(1, share // 2)
+            or sum(held for _, held in waiting) + size > max(_MOST_HELD // 2, limits.payload)
+        ):
+            raise Unavailable("too many commands wait for their start time")
+
     # -- steps 9 to 12: for which actuator, and can it?
 
     def _command(self, asked: Asked, request: Request, *, reused: bool) -> Verdict:
@@ -259,6 +270,8 @@ class Gate:
             raise Unavailable(f"{host.nsid} does not answer")
         if window.stop is not None and self._load.windows() >= _MOST_WINDOWS:
             raise Unavailable("too many time windows are open")
+        if window.ahead(self._clock):
+            self._room_to_wait(to.producer, len(asked.message.payload))
         return Admit(
             host=host,
             command=typed,

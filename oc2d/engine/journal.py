@@ -24,6 +24,7 @@ from oc2d.language.codec import Encoding
 
 __all__ = ["Journal"]
 
+_LEAP = 1 << 40  # there are ids for 8 million starts
 _ROOM = 1 << 16  # bytes that a disk should take before it is trusted again
 
 
@@ -69,6 +70,8 @@ class Journal:
                 (self.remembered,) = self._db.execute("SELECT count(*) FROM requests").fetchone()
                 (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()
                 self._last = max(int(newest), int(self._meta("last", "0")), self._counted())
+                # should this be an older copy that was put back: no id that was given since
+                self._last += secrets.randbelow(_LEAP)
                 (place,) = self._db.execute("SELECT coalesce(max(place), 0) FROM outbox").fetchone()
         except BaseException:
             self._db.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Load", "Rate"]
@@ -13,12 +13,14 @@ __all__ = ["Load", "Rate"]
 class Load:
     """How full the engine is, as the gate asks it: accepted and not yet executed.
 
-    `held` is the bytes of those messages, `windows` how many events of time windows are to come.
+    `held` is the bytes of those messages, `deferred` the Producer and the bytes of each that waits
+    for its start time, `windows` how many events of time windows are to come.
     """
 
     queued: Callable[[], int]
     queued_by: Callable[[str | None], int]
     held: Callable[[], int]
+    deferred: Callable[[], Sequence[tuple[str | None, int]]]
     windows: Callable[[], int]
     stuck: Callable[[str], bool]
 

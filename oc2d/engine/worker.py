@@ -322,7 +322,7 @@ class Worker:
             return [self._as_refusal(error) for _ in jobs]
         if len(outcomes) != len(jobs):
             return [self._nonsense(outcomes) for _ in jobs]
-        return [o if isinstance(o, Outcome) else self._nonsense(o) for o in outcomes]
+        return [o if _is(o, Response, Refusal) else self._nonsense(o) for o in outcomes]
 
     def _outcome(self, command: Command) -> Outcome:
         try:
@@ -330,7 +330,7 @@ class Worker:
                 outcome: Any = self.host.actuator.execute(command)
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
             return self._as_refusal(error)
-        return outcome if isinstance(outcome, Response) else self._nonsense(outcome)
+        return outcome if _is(outcome, Response) else self._nonsense(outcome)
 
     def _nonsense(self, value: object) -> Refusal:
         return self._as_refusal(TypeError(f"answered {type(value).__name__}, not a Response each"))
@@ -351,3 +351,8 @@ class Worker:
             return error
         _log.error(events.ACTUATOR_FAILED, profile=self.host.nsid, exc_info=error)
         return Failed("internal error")
+
+
+def _is(value: object, *kinds: type) -> bool:
+    """Look at the type itself: `isinstance` asks the value, and a proxy of nothing raises."""
+    return issubclass(type(value), kinds)

@@ -38,6 +38,7 @@ _UNMATCHED: Final = 0x10  # no matching subscribers
 _ID_IN_USE: Final = 0x91
 _QUOTA: Final = 0x97
 _IMPLEMENTATION: Final = 0x83
+_LARGEST: Final = 0x0FFFFFFF + 5  # bytes of a packet, whatever the broker says (MQTT 5.0, 1.5.5)
 _BACKLOG: Final = 1 << 20  # bytes built ahead of the socket
 _MOST_HELD: Final = 64 << 20  # bytes of deliveries that are not decided
 
@@ -343,9 +344,9 @@ class Conversation:
     def _fit(self, entry: Entry) -> bytes | None:
         """Build the packet, with a shorter message where the broker takes no larger one."""
         assert self.limits is not None  # noqa: S101  there is a link
-        most = self.limits.maximum_packet_size
+        most = self.limits.maximum_packet_size or _LARGEST
         packet = self._packet(entry)
-        if most is None or len(packet) <= most:
+        if len(packet) <= most:
             return packet
         message = entry.message
         room = most - (len(packet) - len(message.payload))

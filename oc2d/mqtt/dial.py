@@ -22,6 +22,7 @@ from oc2d.mqtt.tls_failure import tls_failure
 __all__ = ["Dial"]
 
 _log = structlog.get_logger("oc2d.mqtt")
+_MOST_ADDRESSES = 16  # of thousands that do not answer, one attempt would take a day
 
 
 class Dial(threading.Thread):
@@ -80,7 +81,7 @@ class Dial(threading.Thread):
         context = None if settings.tls is None else make_context(settings.tls)
         self._resolving()
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
-        addresses = {info[4][:2]: info for info in found}
+        addresses = {info[4][:2]: info for info in found[:_MOST_ADDRESSES]}
         if self._abandoned.is_set():
             return  # nobody may think that the link goes where it will not
         self._changing(tuple(Address(str(host), int(port)) for host, port in addresses))

@@ -62,6 +62,7 @@ class Session:
         self._woken = False
         self._posts: deque[Callable[[], None]] = deque()
         self._progress = time.monotonic()
+        self._slept = _asleep()
         self._over = False
         self._stop_at: float | None = None
         self._link: Link | None = None
@@ -159,7 +160,8 @@ class Session:
             self._guarded_turn()
         if self._dial is not None:
             self._dial.abandon()
-            self._dial.join(_FAREWELL_TIME)
+            if self._dial.ident is not None:
+                self._dial.join(_FAREWELL_TIME)
             self._dial.close()
         _log.info(events.STOPPED)
 
@@ -195,9 +197,11 @@ class Session:
             self._over = True
         elif self._dial is None and now >= self._next_attempt:
             _log.info(events.CONNECTING, host=self._settings.host, port=self._settings.port)
-            dial = Dial(self._settings, self._resolving, self._changing, self._dialled)
-            dial.start()  # may raise: there may be no room for a thread
-            self._dial = dial
+            self._dial = Dial(self._settings, self._resolving, self._changing, self._dialled)
+            try:
+                self._dial.start()
+            except Exception:  # noqa: BLE001  no room for a thread, and there may never be again
+                self._dial.run()
 
     def _patience(self, now: float) -> float | None:
         """Tell how long there is nothing to do unless something happens; None: for ever."""
@@ -269,7 +273,8 @@ class Session:
         if now >= self._resubscribe_at:
             self._resubscribe_at, self._told_subscribed = math.inf, False
             self._talk.resubscribe()
-        if now >= link.ping_due():
+        before, self._slept = self._slept, _asleep()
+        if now >= link.ping_due() or self._slept > before + 1:
             link.ping()
 
     def _expect(self, now: float) -> None:
@@ -386,3 +391,11 @@ class Session:
 
 def _nothing() -> None:
     pass
+
+
+def _asleep() -> float:
+    """Tell for how many seconds this host was suspended: the monotonic clock stood still then.
+
+    A broker that gave us up meanwhile said so to nobody.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

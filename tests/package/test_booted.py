@@ -397,12 +397,19 @@ def test_removal_takes_the_rules_away_and_an_installation_brings_them_back(host,
 
 
 def test_a_purge_leaves_nothing(host):
-    """But what others have brought: the plugin, the drop-in of these tests, our own early unit."""
+    """But what others have brought: the plugin, the drop-in of these tests, our own early unit.
+
+    An audit log stays, and is nobody's who may get the number of our user.
+    """
+    host.run("install", "-d", "-o", "oc2d", "-g", "oc2d", "/var/log/oc2d")
+    host.run("install", "-o", "oc2d", "-g", "oc2d", "/etc/os-release", "/var/log/oc2d/audit.log")
     host.run("dpkg", "-P", "oc2d")
+    owners = host.run("stat", "-c", "%U:%G", "/var/log/oc2d", "/var/log/oc2d/audit.log").stdout
+    assert owners.split() == ["root:root"] * 2
     assert table(host) == ""
     assert host.run("getent", "passwd", "oc2d", check=False).stdout == ""
     assert host.run("getent", "group", "oc2d", check=False).stdout == ""
-    others = ("/proc/*", "/usr/local/*", f"{HOME}/*", "/etc/mosquitto/*")
+    others = ("/proc/*", "/usr/local/*", f"{HOME}/*", "/etc/mosquitto/*", "/var/log/oc2d")
     others += ("/etc/systemd/system/oc2d.service.d*",)
     known = [word for other in others for word in ("-not", "-path", other)]
     found = host.run("find", "/", "-xdev", "-name", "*oc2*", *known).stdout.split()

@@ -38,15 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if head is None:
         report.notes.append(f"{options.head} cannot be read: an end that was cut off is not seen")
     for note in report.notes:
-        print(f"note: {note}")  # noqa: T201 - a command
+        print(f"note: {_printable(note)}")  # noqa: T201 - a command
     if report.wrong:
-        print(f"WRONG: {report.wrong}")  # noqa: T201 - a command
+        print(f"WRONG: {_printable(report.wrong)}")  # noqa: T201 - a command
         return 1
     if report.first is None or report.last is None:
         print("empty")  # noqa: T201 - a command
     else:
         print(f"ok: records {report.first.seq} to {report.last.seq}, {report.last.hash}")  # noqa: T201 - a command
     return 0
+
+
+def _printable(text: str) -> str:
+    """Escape what could drive the terminal: a forged log may say anything."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _link(text: str) -> Link:

@@ -120,17 +120,43 @@ class AuditLog:
     def _flush(self) -> None:
         """Hand to the kernel what it takes; half a line is continued where it ended."""
         try:
+            if self._unwritten and (what := self._disturbed()):
+                self._go_on(what)
             while self._unwritten:
                 written = os.write(self._fd, self._unwritten)
                 del self._unwritten[:written]
                 self._size += written
-        except OSError as error:
+        except (OSError, PluginError) as error:
             self._failed(error)
 
-    def _failed(self, error: OSError) -> None:
+    def _disturbed(self) -> str | None:
+        """Say what others did to the file: what goes into one without a name is nowhere."""
+        try:
+            there = self.file.stat()
+        except FileNotFoundError:
+            return "the log was taken away while it was written"
+        ours = os.fstat(self._fd)
+        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            return "another file was put in the place of the log while it was written"
+        if there.st_size != self._size:
+            return f"the log had {there.st_size} bytes instead of {self._size} while it was written"
+        return None
+
+    def _go_on(self, what: str) -> None:
+        """Go on where the log is now; the chain tells of it for ever."""
+        if not what.startswith("the log had"):
+            fresh = _open(self.file)
+            old, self._fd = self._fd, fresh
+            os.close(old)
+        self._size = os.fstat(self._fd).st_size
+        self._append({"event": "disturbed", "broken": what})
+        _log.error(AUDIT_BROKEN, file=str(self.file), message=what)
+
+    def _failed(self, error: Exception) -> None:
+        said = getattr(error, "strerror", None) or str(error) or "failed"
         if self.error is None:
-            _log.error(AUDIT_FAILED, file=str(self.file), error=error.strerror)
-        self.error = error.strerror or "failed"
+            _log.error(AUDIT_FAILED, file=str(self.file), error=said)
+        self.error = said
 
     # -- to keep
 

@@ -155,6 +155,15 @@ def test_without_the_head_a_note_from_elsewhere_tells_of_a_history_made_anew(mak
 # -- starts
 
 
+def test_a_forged_log_cannot_drive_the_terminal_of_who_verifies_it(tmp_path, capsys):
+    line, _ = seal({"event": "start", "broken": "\x1b[2J\x1b[Hok: records\n1 to 9"}, NOTHING)
+    (tmp_path / "audit.log").write_bytes(line)
+    assert main(["verify", str(tmp_path / "audit.log"), "--head", "/none"]) == 1
+    said = capsys.readouterr().out
+    assert "\\x1b[2J\\x1b[Hok: records\\n1 to 9" in said
+    assert "\x1b" not in said
+
+
 def test_a_restart_goes_on_in_the_chain_and_says_how_the_last_run_ended(make):
     log = filled(make)
     again = make()
@@ -202,6 +211,48 @@ def test_a_log_that_is_not_as_it_was_left_is_told_at_start_and_for_ever(make, ch
     make().close()
     assert checked(again).wrong
     assert "broken" in log.file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda file: file.unlink(), "taken away"),
+        (lambda file: file.rename(f"{file}.1"), "taken away"),
+        (lambda file: file.rename(f"{file}.1").with_name(file.name).touch(), "another file"),
+        (lambda file: file.write_bytes(b""), "had 0 bytes"),
+        (lambda file: file.write_bytes(file.read_bytes() + b"x\n"), "bytes instead of"),
+    ],
+)
+def test_a_log_that_others_touch_while_it_is_written_goes_on_and_tells_of_it(make, change, said):
+    """As logrotate does: all that followed went into a file that nobody finds."""
+    log = make()
+    log.write({"event": "decision", "number": 1})
+    log.sync()
+    change(log.file)
+    with structlog.testing.capture_logs() as entries:
+        for number in (2, 3):
+            log.write({"event": "decision", "number": number})
+            log.sync()
+    assert [entry["event"] for entry in entries] == ["audit_broken"]
+    assert said in entries[0]["message"]
+    lines = [line for line in log.file.read_bytes().splitlines(keepends=True) if line != b"x\n"]
+    numbers = [link_of(line)[1].get("number") for line in lines]
+    assert [number for number in numbers if number][-2:] == [2, 3]
+    assert log.error is None
+    log.close()
+    assert checked(log).wrong is not None
+
+
+def test_a_log_whose_directory_is_gone_refuses_until_it_is_back(make, tmp_path):
+    (tmp_path / "logs").mkdir()
+    log = make("logs/audit.log")
+    (tmp_path / "logs").rename(tmp_path / "old")
+    log.write({"event": "decision", "number": 1})
+    assert log.error == "No such file or directory"
+    (tmp_path / "logs").mkdir()
+    log.sync()
+    assert log.error is None
+    assert [one.get("number") for one in records(log.file)] == [1, None]
 
 
 def test_two_daemons_do_not_share_a_log(make):

@@ -88,8 +88,10 @@ class Admission:
             if isinstance(command.target, DomainName):
                 answer = self._looked_up(str(command.target))
                 lifetime = answer.lifetime
-                texts = enumerate(map(str, answer.addresses))
-                slots = {n: (f"{row.key}.{n}", text) for n, text in texts}
+                found = self._engine.foreign(row.action, answer.addresses)
+                if not found:
+                    raise NotSupported(f"{NOT_IMPLEMENTED}: {command.target} is this host itself")
+                slots = {n: (f"{row.key}.{n}", text) for n, text in enumerate(found)}
             row = replace(row, slots=slots)
             self._store.put(row)
         return command, row, self._engine.rules(row, command), lifetime

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
 from oc2d.actuator import Command, Response
@@ -21,6 +21,7 @@ from oc2d_slpf.specifiers import Specifiers
 
 __all__ = ["Asked", "Engine"]
 
+Address: TypeAlias = IPv4Address | IPv6Address
 #: A command of slpf.
 Asked: TypeAlias = Command
 
@@ -31,6 +32,11 @@ _NO_LOG = "this host keeps no log of packets (log_group)"
 
 class Engine(Slpf):
     """An `Slpf` that nobody commands but pf."""
+
+    def foreign(self, action: str, addresses: Sequence[Address]) -> list[str]:
+        """Leave this host's own out of a deny: whoever owns the name could cut it off (PF-24)."""
+        own = self._here.addresses if action == Action.DENY.value else ()
+        return [text for text in map(str, addresses) if text not in own]
 
     def ask(self, commands: Sequence[Asked]) -> Sequence[Response | Refusal]:
         """Carry out commands in one transaction."""

@@ -48,7 +48,8 @@ def look_up(name: str) -> Answer:
                 lifetime = min(lifetime, answer.expiration - time.time())
     except dns.resolver.NXDOMAIN:
         return Answer((), _ABSENT)
-    except (dns.exception.DNSException, OSError) as error:
+    # ValueError: what stands in /etc/resolv.conf is no address, or no text
+    except (dns.exception.DNSException, OSError, ValueError) as error:
         raise LookUpError(f"{type(error).__name__}: {error}") from error
     usable = sorted((one for one in found if _is_usable(one)), key=lambda one: (one.version, one))
     if not usable:

@@ -285,7 +285,8 @@ class Pf(Actuator):
             return
         lifetime = answer.lifetime
         try:
-            renew(self._opened, self._engine, row, list(map(str, answer.addresses)))
+            found = self._engine.foreign(row.action, answer.addresses)
+            renew(self._opened, self._engine, row, found)
         except (Refusal, StoreError) as error:
             _log.error("pf_name_not_renewed", name=row.target, number=number, error=str(error))
             lifetime = 60.0

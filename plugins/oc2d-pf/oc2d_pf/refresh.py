@@ -25,6 +25,7 @@ class Refresher:
         self._answered = answered
         self._due: list[tuple[float, int, str]] = []
         self._wanted: dict[int, float] = {}
+        self._names: dict[int, str] = {}
         self._changed = threading.Condition()
         self._over = False
         self.failing: dict[str, str] = {}
@@ -40,6 +41,7 @@ class Refresher:
         with self._changed:
             due = time.monotonic() + lifetime
             self._wanted[number] = due
+            self._names[number] = name
             heapq.heappush(self._due, (due, number, name))
             self._changed.notify()
 
@@ -47,6 +49,9 @@ class Refresher:
         """Leave a rule alone that is gone."""
         with self._changed:
             self._wanted.pop(number, None)
+            name = self._names.pop(number, "")
+            if name in self.failing and name not in self._names.values():
+                del self.failing[name]
 
     def stop(self) -> None:
         """End; a look-up on its way is left behind."""
@@ -60,13 +65,13 @@ class Refresher:
             try:
                 answer = self._look_up(name)
             except LookUpError as error:
-                if name not in self.failing:
-                    _log.warning("pf_name_not_found", name=name, error=str(error))
-                self.failing[name] = str(error)
                 with self._changed:
-                    wanted = number in self._wanted
-                if wanted:
-                    self.watch(number, name, _RETRY)
+                    if number not in self._wanted:
+                        continue
+                    if name not in self.failing:
+                        _log.warning("pf_name_not_found", name=name, error=str(error))
+                    self.failing[name] = str(error)
+                self.watch(number, name, _RETRY)
                 continue
             self.failing.pop(name, None)
             self._answered(number, answer)

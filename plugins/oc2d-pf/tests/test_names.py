@@ -64,6 +64,37 @@ def test_what_is_no_traffic_of_a_name_is_left_out(zone, monkeypatch):
         look_up("odd.example.com")
 
 
+@pytest.mark.req("PF-23")
+@pytest.mark.parametrize(
+    "text", [b"nameserver ns.example.com\n", b"# \xff\nnameserver 127.0.0.1\n"]
+)
+def test_name_servers_that_are_none_are_an_answer_that_nobody_gave(text, tmp_path, monkeypatch):
+    file = tmp_path / "resolv.conf"
+    file.write_bytes(text)
+    resolver = dns.resolver.Resolver
+    monkeypatch.setattr(dns.resolver, "Resolver", lambda: resolver(str(file)))
+    with pytest.raises(LookUpError):
+        look_up("www.example.com")
+
+
+@pytest.mark.req("PF-23")
+def test_a_name_that_failed_is_told_no_more_when_its_last_rule_is_gone():
+    def ask(name):
+        raise LookUpError(name)
+
+    refresher = Refresher(ask, lambda *_: None)
+    refresher.start()
+    for number in (1, 2):
+        refresher.watch(number, "one", 0)
+    wait_until(lambda: len(refresher._due) == 2 and refresher.failing == {"one": "one"})
+    refresher.forget(1)
+    assert refresher.failing == {"one": "one"}
+    refresher.forget(2)
+    assert refresher.failing == {}
+    refresher.stop()
+    refresher._thread.join(5)
+
+
 @pytest.mark.req("PF-22", "PF-23")
 def test_a_name_is_looked_up_when_its_time_is_over_and_not_when_its_rule_is_gone():
     got, fail = queue.SimpleQueue(), set()

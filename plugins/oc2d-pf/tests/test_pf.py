@@ -23,7 +23,7 @@ from oc2d_pf.names import Answer, LookUpError
 from oc2d_slpf import resolvers
 from oc2d_slpf.backend import BackendError
 from oc2d_slpf.rules import Direction, Logged, Verdict, describe
-from oc2d_slpf.specifiers import Specifiers
+from oc2d_slpf.specifiers import Here, Specifiers
 
 _keys = itertools.count(1)
 NET = {"ipv4_net": "198.51.100.0/24"}
@@ -457,6 +457,25 @@ def test_too_many_addresses_are_refused_and_protected_ones_left_out(world):
     world.names.addresses["www.example.com"] = ("198.18.0.7",)
     refused(world, NotSupported, "Rule not implemented", "deny", NAME)
     assert world.matches().count("ipv4_net 192.0.2.1/32") == 1
+
+
+@pytest.mark.req("PF-24")
+def test_whoever_owns_a_denied_name_cannot_cut_this_host_off_by_it(world):
+    """Its own address is left out of a deny, of the first answer and of each later one."""
+    names = world.names.addresses
+    world.running._engine._here = Here(addresses=frozenset({"192.0.2.77", "2001:db8::77"}))
+    names["www.example.com"] = ("192.0.2.77", "192.0.2.1")
+    number = number_of(world, "deny", NAME)
+    assert world.matches() == ["ipv4_net 192.0.2.1/32"]
+    names["www.example.com"] = ("2001:db8::77", "192.0.2.2")
+    world.renew(number)
+    assert world.matches() == ["ipv4_net 192.0.2.2/32"]
+    names["www.example.com"] = ("192.0.2.77",)
+    refused(world, NotSupported, "Rule not implemented", "deny", NAME)
+    world.renew(number)
+    assert world.matches() == []
+    number_of(world, "allow", NAME)
+    assert world.matches() == ["ipv4_net 192.0.2.77/32"]
 
 
 @pytest.mark.req("PF-22", "PF-29")

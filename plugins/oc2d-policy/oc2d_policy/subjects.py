@@ -26,6 +26,7 @@ _MAPPED = IPv6Network("::ffff:0:0/96")
 # What stands in these is no address, even if it looks like one.
 _WITHOUT = frozenset({"artifact", "command", "features", "file", "mac_addr", "process"})
 DOTS = re.compile("[.\u3002\uff0e\uff61]")  # RFC 3490, 3.1
+_LONGEST_LABEL = 63  # letters; what is longer is no name, and IDNA takes the square of its length
 _BEHIND_AT = re.compile(r"@([^@,;?&/#]*)")  # a mailto has several: RFC 6068
 
 
@@ -100,7 +101,9 @@ def in_ascii(name: str) -> str:
 
 
 def _label(text: str) -> str:
+    if text.isascii() or len(text) > _LONGEST_LABEL:
+        return text
     try:
-        return text if text.isascii() else text.encode("idna").decode()
+        return text.encode("idna").decode()
     except UnicodeError:  # no name that could be looked up
         return text

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
 
 import pytest
@@ -164,6 +165,23 @@ def test_a_name_has_to_be_allowed_in_all_places_of_a_mailto():
 def test_an_address_in_a_uri_is_found_if_it_is_quoted():
     rule = {**DENY, "nets": NETS}
     assert judge(request(target={"uri": "http://192.0.2.%37/"}), rule, default="allow") == 403
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "".join(map(chr, range(0x4E00, 0x4E00 + 20_000))),
+        ".".join(["\u4e00\u4e8c\u4e09" * 20] * 1000),
+        "a@" * 100_000,
+        "\u4e00@" * 40_000,
+    ],
+)
+def test_no_text_however_long_keeps_the_engine_busy(host):
+    """One label of 20 000 letters took a minute: the watchdog ended the daemon, again and again."""
+    asked = request(target={"iri": f"mailto:{host}"})
+    begun = time.process_time()
+    assert judge(asked, {**ALLOW, "domains": ["*.example.com"]}) == 403
+    assert time.process_time() - begun < 5
 
 
 def test_all_names_must_be_allowed_and_one_that_is_denied_is_enough():

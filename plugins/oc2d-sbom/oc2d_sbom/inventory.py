@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import distributions
+from email import message_from_string
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
+from typing import Any
 
 from packageurl import PackageURL
 
@@ -105,7 +108,11 @@ def _debian(status: Path, system: str, version: str) -> Iterator[Package]:
     except FileNotFoundError:
         return
     stanzas = [_fields(block) for block in text.split("\n\n")]
-    installed = [one for one in stanzas if one.get("Status") == _INSTALLED and "Version" in one]
+    installed = [
+        one
+        for one in stanzas
+        if one.get("Status") == _INSTALLED and "Version" in one and one.get("Package")
+    ]
     distro = f"{system}-{version}" if version else system
     purls: dict[str, str] = {}
     for one in installed:
@@ -129,7 +136,7 @@ def _fields(block: str) -> dict[str, str]:
     """Read a stanza: fields, and lines that begin with a blank and continue one."""
     found: dict[str, str] = {}
     name = ""
-    for line in block.splitlines():
+    for line in block.split("\n"):  # not splitlines: a description may hold U+2028 and its like
         if line[:1].isspace():
             found[name] = f"{found.get(name, '')}\n{line.strip()}"
         else:
@@ -163,10 +170,20 @@ def _needed(fields: dict[str, str], purls: dict[str, str]) -> tuple[str, ...]:
 # -- Python
 
 
+def _metadata(found: Distribution) -> Mapping[str, str]:
+    """Read a record; one with a byte that is no UTF-8 is installed all the same."""
+    try:
+        record: Any = found.metadata
+    except UnicodeDecodeError:
+        path = Path(str(found._path), "METADATA")  # type: ignore[attr-defined]  # noqa: SLF001 - there is no other way to it
+        record = message_from_string(path.read_text(encoding="utf-8", errors="replace"))
+    return defaultdict(str, record)
+
+
 def _python(directories: Sequence[Path]) -> Iterator[Package]:
     for directory in directories:
         for found in distributions(path=[str(directory)]):
-            told = found.metadata
+            told = _metadata(found)
             name, version = told["Name"], told["Version"]
             if not name or not version:
                 continue  # a directory that was left behind half removed

@@ -296,3 +296,21 @@ def test_odd_records_are_read_as_far_as_they_go(host, start):
     (host / "status").write_bytes(odd)
     content = ask(start(), {"sbom:sbom": {}})["sbom"]["content"]
     assert "odd" in {one["name"] for one in content["components"]}
+
+
+def test_what_is_no_record_hides_no_other_and_no_record_poses_as_another(host, start):
+    here = "Status: install ok installed\nVersion: 1\n"
+    odd = ("Maintainer: x\n", "Package:\n", "Package: sly\nDescription: x\u2028Package: bash\n")
+    (host / "status").write_text("\n".join([DPKG, *(f"{here}{one}" for one in odd)]))
+    left = host / "python/left-1.dist-info"
+    left.mkdir(parents=True)
+    (left / "METADATA").write_bytes(b"Name: left\nVersion: 1\nAuthor: J\xf6rg\n")
+    content = ask(start(), {"sbom:sbom": {}})["sbom"]["content"]
+    versions = {one["name"]: one["version"] for one in content["components"]}
+    assert versions == {
+        "libc6": "2.36-9+deb12u10",
+        "bash": "5.2.15-2+b7",
+        "sly": "1",
+        "left": "1",
+        "Foo_Bar": "1.5",
+    }

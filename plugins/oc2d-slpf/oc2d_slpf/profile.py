@@ -39,6 +39,8 @@ _log = structlog.get_logger("oc2d.slpf")
 Wanted = tuple[Verdict, Match]
 
 _LISTED = 1000  # rules in the status, at most
+#: With the memory that the unit gives, twice as many end the daemon, at each start again.
+_MOST_RULES = 500_000
 _ALLOW = ("direction", "persistent", "insert_rule")
 _DENY = (*_ALLOW, "drop_process")
 
@@ -203,6 +205,8 @@ class Slpf(Actuator):
             raise Failed(f"{NOT_UPDATED}: rule {number} was deleted before its start")
         else:
             number = self._number(command)
+        if len(self._rules.firewall.tiers) >= _MOST_RULES:
+            raise Failed(f"{NOT_UPDATED}: there are {_MOST_RULES} rules, which is the most")
         if not self._rules.firewall.can(verdict):
             raise NotSupported(f"{OPTION}: drop_process {verdict.value} on this host")
         texts = [*command.notes, *self._stays_open([] if verdict is Verdict.ALLOW else [match])]

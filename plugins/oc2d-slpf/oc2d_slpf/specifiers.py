@@ -71,8 +71,9 @@ def _full_name(name: str) -> str:
     asking = threading.Thread(
         target=lambda: found.append(socket.getfqdn(name)), name="oc2d-fqdn", daemon=True
     )
-    asking.start()
-    asking.join(_PATIENCE)
+    with suppress(RuntimeError):  # there may be no room for a thread
+        asking.start()
+        asking.join(_PATIENCE)
     return found[-1]
 
 

@@ -102,6 +102,17 @@ def test_what_is_no_rule_number_is_refused_by_type(number):
         msgspec.convert({"insert_rule": number}, Args)
 
 
+def test_there_is_an_end_to_the_number_of_rules(slpf, command, monkeypatch):
+    monkeypatch.setattr("oc2d_slpf.profile._MOST_RULES", 3)
+    asked = [command("deny", f"10.0.0.{last}") for last in range(5)]
+    answers = slpf.execute_many(asked)
+    assert [answer.status for answer in answers] == [200] * 3 + [500] * 2
+    assert "there are 3 rules" in answers[-1].text
+    assert slpf.status()["count"] == 3
+    slpf.execute(command("delete", answers[0].results.rule_number))
+    assert slpf.execute(command("deny", "10.0.1.1")).status == 200
+
+
 @pytest.mark.req("SLPF-39", "SLPF-41", "AMB-40")
 def test_delete_removes_once(slpf, command, paper):
     number = slpf.execute(command("deny", "10.0.0.0/8")).results.rule_number
@@ -380,6 +391,12 @@ def test_a_resolver_that_does_not_answer_holds_nothing_up(monkeypatch):
     answer.set()
     monkeypatch.setattr("oc2d_slpf.specifiers._PATIENCE", 10)
     assert Here.look().names == {"fw7", "fw7.example.com"}
+
+    def none(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    assert Here.look().names == {"fw7"}
 
 
 @pytest.mark.req("SLPF-54")

@@ -521,16 +521,32 @@ def test_stop_does_not_wait_for_the_next_attempt(peer, start):
 
 
 @pytest.mark.req("MQTT-14")
-def test_a_thread_that_cannot_be_started_costs_one_attempt_only(peer, start, monkeypatch):
-    begin = Dial.start
-    refusals = [RuntimeError("can't start new thread")]
+def test_after_a_suspension_the_broker_is_asked_at_the_next_turn(peer, start, monkeypatch):
+    session, _ = start(peer.port)
+    conn = peer.welcome()
+    wait_until(lambda: session.status().healthy)
+    session.ping()
+    conn.silent(0.2)
+    monkeypatch.setattr("oc2d.mqtt.session._asleep", lambda: 1e9)
+    session.ping()
+    conn.expect("PINGREQ")
+    conn.send(packet(0xD0))
+    session.ping()
+    conn.silent(0.2)
+    assert session.status().healthy
 
-    def reluctant(dial):
-        if refusals:
-            raise refusals.pop()
-        begin(dial)
+
+@pytest.mark.req("MQTT-14")
+def test_without_room_for_a_thread_the_link_is_made_all_the_same(peer, start, monkeypatch):
+    def reluctant(_):
+        raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(Dial, "start", reluctant)
     session, _ = start(peer.port)
+    peer.welcome().close()
     peer.welcome()
     wait_until(lambda: session.status().healthy)
+    peer.close()
+    wait_until(lambda: not session.status().connected)
+    session.stop(1)
+    assert not session._thread.is_alive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 
 import pytest
@@ -151,3 +152,22 @@ def test_a_dial_that_was_given_up_tells_nobody_where_it_would_have_gone():
     assert done.wait(10)
     dial.join()
     assert told == []
+
+
+def test_of_many_addresses_only_some_are_tried(monkeypatch):
+    """Whoever answers for the broker's name would keep us from it for a day."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.{n // 250}.{n % 250 + 1}", port))
+            for n in range(3000)
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        told, done = [], threading.Event()
+        dial = Dial(make_settings(port), lambda: None, told.append, lambda _: done.set())
+        dial.start()
+        assert done.wait(5)
+        dial.join()
+    assert len(told[0]) == 16
+    assert len(dial.error) < 5000

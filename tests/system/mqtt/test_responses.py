@@ -209,6 +209,16 @@ def test_a_response_larger_than_the_broker_takes_is_shortened(peer, start):
     assert session.status().refused == 1
 
 
+@pytest.mark.req("MQTT-12")
+def test_a_response_larger_than_a_packet_can_be_is_shortened(peer, start, monkeypatch):
+    """A broker that names no limit closes the link on it, again and again."""
+    monkeypatch.setattr("oc2d.mqtt.conversation._LARGEST", 150)
+    session, _ = start(peer.port, shorten=lambda message, _: replace(message, payload=b"s"))
+    conn = peer.welcome()
+    session.send([response(1, b"x" * 200)])
+    assert conn.expect("PUBLISH").body.endswith(b"s")
+
+
 def test_a_handle_under_way_is_not_published_twice(peer, start):
     session, _ = start(peer.port)
     conn = peer.welcome()

@@ -8,7 +8,7 @@ import pytest
 
 from oc2d.config import Limits
 from oc2d.engine.answers import Handles
-from tests.unit.engine.bench import again, deny, features
+from tests.unit.engine.bench import DAY, again, deny, features
 from tests.unit.engine.plugins import Gate, Together
 
 
@@ -123,3 +123,45 @@ def test_after_a_death_only_what_was_running_runs_alone(build):
         f"192.0.2.{n}" for n in range(30)
     ]
     assert max(later.batches) > 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "taken", "others"),
+    [
+        (Limits(queue=4), 2, "soc"),
+        (Limits(queue=10, queue_per_producer=6), 3, "soc"),
+        (Limits(queue=6, queue_per_producer=3), 1, "noc"),
+    ],
+)
+def test_commands_that_wait_for_years_leave_room_for_others(build, door, limits, taken, others):
+    """Half of the queue: else nothing would be taken before they start, whoever deletes them."""
+    bench = build(door, limits=limits)
+    years = 3650 * DAY
+    far = bench.turned.wall + years
+    asked = [
+        bench.answered(deny(start_time=far), request_id=f"d{number}").status
+        for number in range(taken + 2)
+    ]
+    assert asked == [102] * taken + [503] * 2
+    for number in range(limits.queue):
+        assert bench.answered(deny(), request_id=f"n{number}", sender=others).status == 200
+    bench.settle()
+    bench.set_wall(years)
+    bench.settle()
+    assert len(door.executed) == taken + limits.queue
+    soon = bench.turned.wall + 5000
+    assert bench.answered(deny(start_time=soon), request_id="later").status == 102
+
+
+def test_large_commands_that_wait_leave_room_for_others(build, door, monkeypatch):
+    monkeypatch.setattr("oc2d.engine.intake._MOST_HELD", 4000)
+    bench = build(door, limits=Limits(payload=1000))
+    far = bench.turned.wall + DAY
+    large = {**deny(start_time=far), "command_id": "x"}
+    size = len(bench.message(large, request_id="0" * 400).payload)
+    asked = [
+        bench.answered(large, request_id=str(number) * 400).status
+        for number in range(2000 // size + 1)
+    ]
+    assert asked == [102] * (2000 // size) + [503]
+    assert bench.answered(deny(), request_id="n" * 400).status == 200

@@ -85,6 +85,35 @@ def test_every_actuator_hears_of_the_link_and_none_can_hold_it_up(build, door, m
     gate.open.set()
 
 
+class Speechless:
+    """It exits when it is written."""
+
+    def __str__(self):
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+
+class Endless(dict):
+    """It holds itself."""
+
+    def __init__(self):
+        super().__init__()
+        self["self"] = self
+
+
+@pytest.mark.parametrize("status", [{("a", "b"): 1}, {"a": Speechless()}, 5, None, Endless()])
+def test_a_status_that_cannot_be_written_spoils_no_other(build, door, status):
+    window = Window()
+    window.status = lambda: {"panes": {3: object}}
+    door.status = lambda: status
+    bench = build(door, window)
+    told = bench.consumer.snapshot()["actuators"]
+    assert told["x-door"]["error"].startswith("status failed: ")
+    assert json.loads(json.dumps(told))["x-window"]["panes"]["3"].startswith("<class")
+    assert bench.answered(deny()).status == 200
+
+
 def test_status_tells_of_each_actuator_whatever_it_does(build, door, monkeypatch):
     monkeypatch.setattr("oc2d.engine.consumer._STATUS_TIME", 0.1)
     window = Window()

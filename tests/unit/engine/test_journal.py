@@ -87,7 +87,7 @@ def test_a_journal_that_counted_its_requests_otherwise_gives_no_id_twice(tmp_pat
         database.commit()
     with closing(Journal(path)) as journal:
         journal.begin(durable=True)
-        assert journal.add_answered(None, 0, None) == 8
+        assert journal.add_answered(None, 0, None) > 7
         journal.commit()
 
 
@@ -111,7 +111,7 @@ def test_a_damaged_entry_is_told_of(build, door):
     with closing(sqlite3.connect(copy / "journal.db")) as database:
         database.execute("UPDATE requests SET origin = X'00'")
         database.commit()
-    with pytest.raises(StateError, match="request 1 is damaged"):
+    with pytest.raises(StateError, match=r"request \d+ is damaged"):
         build(Recording(), directory=copy)
 
 

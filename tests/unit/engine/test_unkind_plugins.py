@@ -23,6 +23,14 @@ class Teapot(Refusal):
     status = 418
 
 
+class Unbound:
+    """A proxy whose object is not there, as web frameworks have them."""
+
+    @property
+    def __class__(self):
+        raise RuntimeError("working outside of context")
+
+
 def raises(error):
     def function(*_):
         raise error
@@ -58,6 +66,7 @@ def test_a_window_ends_though_its_command_was_answered_nonsense(build, door, res
         (raises(Forbidden("\ud800")), 500, "internal error"),
         (lambda _: None, 500, "internal error"),
         (lambda _: 200, 500, "internal error"),
+        (lambda _: Unbound(), 500, "internal error"),
         (lambda _: Response(status=299), 500, "internal error"),
         (lambda _: Response(status=StatusCode.PROCESSING), 500, "internal error"),
         (lambda _: Response(status="fine"), 500, "internal error"),

@@ -115,6 +115,19 @@ def test_check_warns_of_a_link_without_protection(oc2d, write):
     assert "warning: broker.protocol" in done.stderr
 
 
+@pytest.mark.req("MQTT-68")
+def test_check_warns_of_secrets_that_everybody_can_read(oc2d, write, tmp_path):
+    path = write(CONFIG + 'username = "u"\npassword_file = "./secret"\n' + X_LOG)
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2\n")
+    secret.chmod(0o644)
+    done = oc2d("check", "--config", path)
+    assert f"warning: broker.password_file: everybody on this host can read {secret}" in done.stderr
+    assert done.returncode == 0
+    secret.chmod(0o640)
+    assert oc2d("check", "--config", path).stderr == ""
+
+
 def test_a_credential_of_the_service_is_not_missed_by_hand(oc2d, write, tmp_path):
     path = write(CONFIG + 'username = "u"\npassword_file = "broker-password"\n' + X_LOG)
     done = oc2d("check", "--config", path)

@@ -6,7 +6,7 @@ import pytest
 import structlog.testing
 
 from oc2d.errors import PluginError
-from oc2d.hook_plugins import parse_tables, reload_hooks, start_hooks, stop_hooks
+from oc2d.hook_plugins import hook_statuses, parse_tables, reload_hooks, start_hooks, stop_hooks
 from oc2d.hookspecs import Place
 from oc2d.plugins import discover
 
@@ -29,14 +29,20 @@ class Hooks:
             raise OSError("no luck")
         if config == 14:
             raise PluginError("only at a start")
+        if config == 15:
+            raise SystemExit(0)
         self.said.append((config, place.device_id))
 
     @hookimpl
     def oc2d_stop(self):
         self.said.append("stop")
+        if self.said[0][0] == 99:
+            raise SystemExit(0)
 
     @hookimpl
     def oc2d_status(self):
+        if self.said[0][0] == 99:
+            raise SystemExit(0)
         return {"said": len(self.said)}
 
 Plugin = Hooks()
@@ -86,7 +92,8 @@ def test_a_plugin_is_given_its_configuration_at_start_and_at_each_reload(registr
 
 
 @pytest.mark.parametrize(
-    ("config", "told"), [(13, {"exc_info": True}), (14, {"error": "only at a start"})]
+    ("config", "told"),
+    [(13, {"exc_info": True}), (14, {"error": "only at a start"}), (15, {"exc_info": True})],
 )
 def test_a_plugin_that_does_not_take_its_new_configuration_is_named(registry, place, config, told):
     start_hooks(registry, {"acme": 42}, place)
@@ -101,6 +108,20 @@ def test_a_plugin_that_does_not_take_its_new_configuration_is_named(registry, pl
 def test_a_plugin_that_cannot_start_ends_the_start(registry, place):
     with pytest.raises(PluginError, match=r"acme-hooks .* did not start: no luck"):
         start_hooks(registry, {"acme": 13}, place)
+    with pytest.raises(PluginError, match=r"acme-hooks .* did not start: SystemExit"):
+        start_hooks(registry, {"acme": 15}, place)
+
+
+def test_a_plugin_that_exits_when_it_is_asked_or_stopped_ends_nothing(registry, place, install):
+    install("other-hooks", CODE.replace("acme", "other"), entry="other")
+    registry = discover()
+    start_hooks(registry, {"acme": 99, "other": 1}, place)
+    told = hook_statuses(registry)
+    assert {"said": 1} in told
+    assert {"error": "oc2d_status of acme-hooks 1.2 (acme) failed: SystemExit"} in told
+    with structlog.testing.capture_logs() as entries:
+        stop_hooks(registry)
+    assert [entry["event"] for entry in entries] == ["plugin_stop_failed"]
 
 
 def test_a_plugin_without_its_table_is_not_called_at_all(registry, place):

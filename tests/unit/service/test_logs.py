@@ -117,10 +117,11 @@ def test_people_see_a_traceback_at_debug_only(log, mode):
 
 
 @pytest.mark.parametrize("mode", ["console", "journal", "json"])
-def test_an_exception_that_cannot_say_what_it_is_stops_nothing(log, mode):
+@pytest.mark.parametrize("raised", [RuntimeError, SystemExit])
+def test_an_exception_that_cannot_say_what_it_is_stops_nothing(log, mode, raised):
     class SpeechlessError(Exception):
         def __str__(self):
-            raise RuntimeError
+            raise raised
 
     text = log(mode, lambda log: log.error("it_broke", exc_info=SpeechlessError()))
     assert "it_broke" in text
