@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from oc2d.engine.journal import Origin
+from oc2d.engine.records import Origin
 from tests.consumer import Consumer, Host
 from tests.faults.scenario import Run
 from tests.faults.stream import Model, Sent, make_model

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from oc2d.errors import Refusal
 from oc2d.language.vocabulary import StatusCode
 
-__all__ = ["Outcome", "StoreError", "outcome", "transaction"]
+__all__ = ["Outcome", "StoreError", "outcomes", "transaction"]
 
 #: The store could not be written or read; the message is for the log.
 StoreError = sqlite3.Error
@@ -46,8 +47,11 @@ def transaction(file: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def outcome(file: sqlite3.Connection, key: str) -> Outcome | None:
-    """Return what the command with this key was answered."""
-    query = "SELECT status, text, number FROM outcome WHERE key = ?"
-    row = file.execute(query, (key,)).fetchone()
-    return None if row is None else Outcome(*row)
+def outcomes(file: sqlite3.Connection, keys: Collection[str]) -> dict[str, Outcome]:
+    """Return what the commands with these keys were answered, of those that were."""
+    query = (
+        "SELECT key, status, text, number FROM outcome"
+        " WHERE key IN (SELECT value FROM json_each(?))"
+    )
+    rows = file.execute(query, (json.dumps([*keys]),))
+    return {key: Outcome(*row) for key, *row in rows}
