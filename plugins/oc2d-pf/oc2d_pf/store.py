@@ -110,7 +110,7 @@ class Store:
 
     def outcome(self, key: str) -> Outcome | None:
         """Return what the command with this key was answered."""
-        return storing.outcomes(self._file, [key]).get(key)
+        return storing.outcomes(self._file, (key,)).get(key)
 
     def by_number(self, number: int) -> Row | None:
         """Return the rule or reservation with this number."""

@@ -53,4 +53,5 @@ def outcomes(file: sqlite3.Connection, keys: Collection[str]) -> dict[str, Outco
         "SELECT key, status, text, number FROM outcome"
         " WHERE key IN (SELECT value FROM json_each(?))"
     )
-    return {key: Outcome(*row) for key, *row in file.execute(query, (json.dumps([*keys]),))}
+    rows = file.execute(query, (json.dumps([*keys]),))
+    return {key: Outcome(*row) for key, *row in rows}
