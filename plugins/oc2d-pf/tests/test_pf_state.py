@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from oc2d.errors import NotSupported
+from oc2d_slpf.__main__ import main
 from oc2d_slpf.nftables import Nftables
 from tests.waiting import wait_until
 
@@ -215,6 +216,17 @@ def test_a_connection_outlives_a_restart_and_a_death_of_the_daemon(land, talk):
     assert ways(pair) == (False, False)
 
 
+def test_what_a_dead_daemon_left_is_taken_away(land, talk):
+    land.start(log_group=7)
+    land.shut(logged=True)
+    land.do("allow", web(), stateful=True)
+    land.kill()
+    assert talk("far", "host", port=OTHER) is None
+    assert land.host.run(main, ["remove"]) == 0
+    assert "oc2d" not in land.host.nft("list", "ruleset")
+    assert ways(talk("far", "host", port=OTHER)) == (True, True)
+
+
 @pytest.mark.req("PF-43")
 def test_connections_are_tracked_only_while_a_rule_is_about_them(land, talk):
     def tracked():
@@ -273,11 +285,11 @@ def test_no_packet_slips_through_while_the_lists_move_behind_the_tracking_and_ba
 
 @pytest.mark.req("PF-44")
 def test_a_forged_answer_is_given_beside_stateful_rules_but_not_by_one(land, talk):
-    land.start()
+    land.start(log_group=7)
     land.do("allow", web("udp"), stateful=True)
     with pytest.raises(NotSupported, match="Argument not supported: drop_process false_ack"):
         land.do("deny", web(), stateful=True, drop_process="false_ack")
-    land.do("deny", web(), drop_process="false_ack")
+    land.do("deny", web(), drop_process="false_ack", logged=True)
     with land.far.run(socket.socket, socket.AF_INET, socket.SOCK_STREAM) as trying:
         trying.settimeout(2)
         trying.connect((land.ADDRESSES["host"][4], WEB))
