@@ -7,11 +7,10 @@ transaction is on the disk goes into the `Batch`.
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import takewhile
 
 import msgspec
 import structlog
@@ -24,6 +23,7 @@ from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.journal import Journal
 from oc2d.engine.ledger import Ledger
+from oc2d.engine.patience import Patience
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.engine.schedule import Scheduler
 from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat, Verdict
@@ -33,13 +33,12 @@ from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, encode
 from oc2d.language.command import extension_tree
 from oc2d.language.response import OpenC2Response
-from oc2d.language.vocabulary import ResponseType, StatusCode
+from oc2d.language.vocabulary import StatusCode
 
 __all__ = ["Cases"]
 
 _log = structlog.get_logger("oc2d.engine")
 _PROCESSING = StatusCode.PROCESSING
-_STATUS_AFTER = 0.1  # seconds until `status` is told that a command still runs (AMB-18)
 _REVERT_AGAIN = 10.0  # seconds until a failed revert is tried again
 _NEVER = 1 << 62
 
@@ -73,11 +72,7 @@ class Cases:
         self.held = 0
         self._claims = threading.Lock()
         self.counters: Counter[str] = Counter()
-        # Due times of interim answers, one line for each delay, so that each is in order.
-        self._interim: dict[ResponseType, OrderedDict[int, float]] = {
-            ResponseType.STATUS: OrderedDict(),
-            ResponseType.COMPLETE: OrderedDict(),
-        }
+        self.patience = Patience()
 
     # -- from the transfer
 
@@ -163,9 +158,9 @@ class Cases:
         self.open[request] = case
         self.by_producer[case.to.producer] += 1
         self.held += len(case.origin.payload)
-        line = self._interim.get(case.response_type)
-        if line is not None and not case.told:
-            line[request] = self._clock.monotonic() + self._delay(case.response_type)
+        if not case.told:
+            now, delay = self._clock.monotonic(), self.settings.interim_after
+            self.patience.begin(request, case.response_type, now, delay)
 
     def _leave(self, request: int) -> None:
         """Keep nothing of a request that is finished."""
@@ -174,11 +169,7 @@ class Cases:
         self.by_producer[case.to.producer] -= 1
         if not self.by_producer[case.to.producer]:
             del self.by_producer[case.to.producer]
-        if line := self._interim.get(case.response_type):
-            line.pop(request, None)
-
-    def _delay(self, kind: ResponseType) -> float:
-        return _STATUS_AFTER if kind is ResponseType.STATUS else self.settings.interim_after
+        self.patience.end(request, case.response_type)
 
     # -- from the workers
 
@@ -372,19 +363,10 @@ class Cases:
         """Tell those who wait too long that their command still runs (LANG-30)."""
         response = OpenC2Response(status=_PROCESSING, status_text="in progress")
         written = self._answers.write(response)
-        for line in self._interim.values():
-            for request in [r for r, _ in takewhile(lambda item: item[1] <= now, line.items())]:
-                self._interim_answer(self.open[request], written, batch)
-                batch.then.append(partial(self._reminded, line, request))
-
-    @staticmethod
-    def _reminded(line: OrderedDict[int, float], request: int) -> None:
-        line.pop(request, None)
-
-    def next_interim(self) -> float | None:
-        """When `interim` has something to do (monotonic); None: never as things are."""
-        firsts = (next(iter(line.values()), None) for line in self._interim.values())
-        return min((due for due in firsts if due is not None), default=None)
+        for request in self.patience.due(now):
+            case = self.open[request]
+            self._interim_answer(case, written, batch)
+            batch.then.append(partial(self.patience.end, request, case.response_type))
 
     def _interim_answer(self, case: Case, written: Written, batch: Batch) -> None:
         if case.silent or case.told:

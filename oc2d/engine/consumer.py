@@ -240,9 +240,26 @@ class Consumer:
     def snapshot(self) -> Mapping[str, Any]:
         """Numbers and actuators for `oc2d status`; from another thread."""
         return {
-            "engine": self.engine.snapshot(),
+            "engine": self._numbers(),
             "windows": self._scheduler.pending(),
             "actuators": {nsid: self._actuator(worker) for nsid, worker in self._workers.items()},
+        }
+
+    def _numbers(self) -> Mapping[str, Any]:
+        """Read what the engine's thread writes: each number by itself is right."""
+        cases = self._cases
+        return {
+            "queue": len(cases.open),
+            "waiting": self.engine.waiting(),
+            "remembered": self._journal.remembered,
+            "unsent": self.engine.unsent(),
+            "counters": dict(cases.counters),
+            "outcomes": [
+                {"profile": profile, "action": action, "status": status, "count": count}
+                for (profile, action, status), count in list(cases.ledger.outcomes.items())
+            ],
+            "last": list(cases.ledger.last),
+            "journal_error": self.engine.journal_error,
         }
 
     def _actuator(self, worker: Worker) -> Mapping[str, Any]:

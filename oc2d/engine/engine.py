@@ -15,7 +15,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import msgspec
 import structlog
@@ -133,6 +132,10 @@ class Engine:
     def waiting(self) -> int:
         """How many reports wait to be written."""
         return self._inbox.qsize()
+
+    def unsent(self) -> int:
+        """How many responses are on their way."""
+        return len(self._handles)
 
     # -- ports.Intake
 
@@ -260,7 +263,7 @@ class Engine:
             for nsid, worker in self._cases.workers.items()
             if self._cases.open and nsid not in self.stuck
         ]
-        interim = self._cases.next_interim()
+        interim = self._cases.patience.next()
         if interim is not None:
             dues.append(interim)
         if self._done:
@@ -273,7 +276,7 @@ class Engine:
         batch = Batch()
         taken = self._gate.taken()
         now = self._clock.monotonic()
-        interim = self._cases.next_interim()
+        interim = self._cases.patience.next()
         due = interim is not None and interim <= now
         stuck = self._overdue(now)
         undecided = bool(self._deliveries)
@@ -383,22 +386,3 @@ class Engine:
         self.stuck.add(profile)
         batch.undo.append(lambda: self.stuck.discard(profile))
         batch.then.append(lambda: _log.error(events.ACTUATOR_STUCK, profile=profile, over=False))
-
-    # -- for status
-
-    def snapshot(self) -> dict[str, Any]:
-        """Numbers for `oc2d status`; read from another thread, each by itself consistent."""
-        cases = self._cases
-        return {
-            "queue": len(cases.open),
-            "waiting": self.waiting(),
-            "remembered": self._journal.remembered,
-            "unsent": len(self._handles),
-            "counters": dict(cases.counters),
-            "outcomes": [
-                {"profile": profile, "action": action, "status": status, "count": count}
-                for (profile, action, status), count in list(cases.ledger.outcomes.items())
-            ],
-            "last": list(cases.ledger.last),
-            "journal_error": self.journal_error,
-        }

@@ -72,11 +72,11 @@ class Journal:
                 self._last = max(int(newest), int(self._meta("last", "0")), self._counted())
                 # should this be an older copy that was put back: no id that was given since
                 self._last += secrets.randbelow(_LEAP)
-                (place,) = self._db.execute("SELECT coalesce(max(place), 0) FROM outbox").fetchone()
+                place = "SELECT coalesce(max(place), 0) FROM outbox"
+                (self._place,) = self._db.execute(place).fetchone()
         except BaseException:
             self._db.close()
             raise
-        self._place = int(place)
         self._clear()
         self._synced = True
         self._before = (self.remembered, self._place, self._last)
@@ -267,18 +267,17 @@ class Journal:
 
     def started(self, requests: Iterable[int]) -> None:
         """Mark requests as STARTED, and count the attempt."""
-        self._execute(
-            "UPDATE requests SET phase = 1, attempts = attempts + 1"
-            " WHERE id IN (SELECT value FROM json_each(?))",
-            (_these(requests),),
-        )
+        self._step(requests, Phase.STARTED, 1)
 
     def postponed(self, requests: Iterable[int]) -> None:
         """Take back `started`: these were not begun."""
+        self._step(requests, Phase.RECEIVED, -1)
+
+    def _step(self, requests: Iterable[int], phase: Phase, attempts: int) -> None:
         self._execute(
-            "UPDATE requests SET phase = 0, attempts = attempts - 1"
+            "UPDATE requests SET phase = ?, attempts = attempts + ?"
             " WHERE id IN (SELECT value FROM json_each(?))",
-            (_these(requests),),
+            (phase, attempts, _these(requests)),
         )
 
     def respond(self, request: int, response: bytes) -> None:
@@ -364,16 +363,9 @@ class Journal:
     def post(self, message: Outgoing) -> None:
         """Write down a response that is to be sent."""
         self._place += 1
-        self._posted.append(
-            (
-                message.handle,
-                self._place,
-                message.topic,
-                message.payload,
-                message.encoding.value,
-                message.correlation,
-            )
-        )
+        where = (message.handle, self._place, message.topic)
+        what = (message.payload, message.encoding.value, message.correlation)
+        self._posted.append(where + what)
 
     def released(self, handles: Iterable[int]) -> None:
         """Remember that the broker has taken these (PUBREC)."""

@@ -114,7 +114,7 @@ class Session:
 
     def ping(self) -> None:
         """Make the thread take a turn, so that `progress` tells whether it lives."""
-        self._post(_nothing)
+        self._post(lambda: None)
 
     def progress(self) -> float:
         """Tell when the thread last took a turn, on the monotonic clock."""
@@ -387,10 +387,6 @@ class Session:
             listener(*news)
         except Exception:  # noqa: BLE001  what a listener does is not ours to know
             _log.exception(events.OBSERVER_ERROR)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _asleep() -> float:

@@ -171,8 +171,9 @@ class ExactlyOnce(RuleBasedStateMachine):
                 else:
                     assert reply.text == "outcome unknown"
             unknown = len(self.requests) - len(told)
-            # only what was running alone at the second of two deaths
-            assert unknown <= len(self.graves) // 2
+            # only what was running alone at a death, and was STARTED at one before: many may be
+            # STARTED at one death, but each later one meets one that runs alone
+            assert unknown <= max(0, len(self.graves) - 1)
             assert len(told) <= len(self.effects) <= len(self.requests)
         finally:
             bench.stop()

@@ -153,7 +153,7 @@ def test_a_disk_that_says_no_is_asked_again_and_nothing_happens_before(build, do
     assert failing.failed == times
     names = [entry["event"] for entry in logs]
     assert names.count("journal_failed") == names.count("journal_recovered") >= 1
-    assert bench.consumer.engine.snapshot()["journal_error"] is None
+    assert bench.consumer.engine.journal_error is None
     assert sorted(bench.statuses) == [200, 200, 200, 200, 400]
     assert len(bench.broker.acknowledged) == 5
     assert [token.packet_id for token in bench.broker.acknowledged] == [1, 2, 3, 4, 5]
@@ -480,7 +480,7 @@ def test_nothing_is_kept_of_a_finished_request(build, door):
     cases = bench.consumer._cases
     assert cases.open == {}
     assert cases.by_producer == {}
-    assert all(not line for line in cases._interim.values())
+    assert all(not line for line in cases.patience._lines.values())
     assert len(bench.consumer.engine._handles) == 0
     assert bench.consumer.engine._done == []
     assert len(cases.ledger.last) == 20
