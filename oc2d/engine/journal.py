@@ -178,9 +178,8 @@ class Journal:
         fresh = self._fresh.get(low, {})
         if key in fresh:
             return fresh[key], False
-        row = None
-        if low not in self._strange:
-            row = self._db.execute(_KNOWN, (key, *_range(low))).fetchone()
+        asked = (key, *_range(low))
+        row = None if low in self._strange else self._db.execute(_KNOWN, asked).fetchone()
         if row is None:
             return None, bool(fresh)
         return (Known(*row), False) if row[0] else (None, True)
