@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-import paho.mqtt.client as paho
 from paho.mqtt import _packet
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.exception import MalformedPacket
@@ -26,6 +25,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from oc2d.mqtt.framing import whole
 from oc2d.mqtt.packets import Ack, Connack, Disconnect, Kind, Packet, Pong, Suback, reason_text
+from oc2d.mqtt.paho_client import paho
 from oc2d.mqtt.properties import decode_publish
 from oc2d.mqtt.settings import LinkSettings
 from oc2d.mqtt.status import ServerLimits

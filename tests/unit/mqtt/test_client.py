@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import socket
 import struct
+import subprocess
+import sys
 
 import paho.mqtt.client as paho
 import pytest
@@ -162,3 +164,14 @@ def test_a_broker_that_makes_us_answer_and_reads_nothing_takes_no_memory(pair, m
     with pytest.raises(LinkLost, match="takes nothing"):
         answer_for_ever()
     assert link.wants_write < 10_100
+
+
+def test_dnspython_is_left_to_those_who_need_it():
+    program = """
+import sys
+import oc2d.mqtt.client
+assert "dns.resolver" not in sys.modules
+import dns.resolver
+assert dns.resolver.Resolver
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
