@@ -22,7 +22,8 @@ from commands import deny
 from machine import PORT, Figure, consumer, cpu_seconds, resident
 from wire import Wire, closed_loop
 
-from oc2d.engine.journal import Journal, Phase
+from oc2d.engine.journal import Journal
+from oc2d.engine.records import Phase
 
 RESPONSE = b'{"status":200,"results":{"slpf":{"rule_number":999999999}}}'
 FULL = "[limits]\nremember_count = {}\n"

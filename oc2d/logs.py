@@ -42,7 +42,6 @@ _JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 _SECRET = re.compile(r"password|passwd|secret|credential", re.IGNORECASE)
 _CONSTANTS = {None: "null", True: "true", False: "false"}
 _FIRST = ("status", "action", "target")  # what a person looks for in a line
-_BREAKS = re.compile(r'[ "=]')
 
 _Event = MutableMapping[str, Any]
 
@@ -173,9 +172,14 @@ def _sentence(event: Mapping[str, Any]) -> str:
     words = [str(event.get("event", ""))]
     for key, value in event.items():
         if key != "event":
-            quoted = isinstance(value, str) and (not value or _BREAKS.search(value))
-            words.append(f"{key}={json.dumps(value) if quoted else _text(value)}")
+            words.append(f"{key}={_word(value) if type(value) is str else _text(value)}")
     return " ".join(words)
+
+
+def _word(value: str) -> str:
+    """Quote what could be taken for more than one word."""
+    whole = value and " " not in value and "=" not in value and '"' not in value
+    return value if whole else json.dumps(value)
 
 
 def _text(value: object) -> str:
@@ -210,15 +214,14 @@ def _whole_second(seconds: int) -> str:
 
 def _hide_secrets(_logger: object, _method: str, event: _Event) -> _Event:
     """Guard against a slip (MQTT-68): nothing logs secrets on purpose."""
-    for key in event:
-        if _is_secret(key):
-            event[key] = "(hidden)"
+    for key in _secrets(tuple(event)):
+        event[key] = "(hidden)"
     return event
 
 
 @lru_cache(maxsize=256)
-def _is_secret(key: str) -> bool:
-    return _SECRET.search(key) is not None and not key.endswith("_file")
+def _secrets(keys: tuple[str, ...]) -> list[str]:
+    return [key for key in keys if _SECRET.search(key) and not key.endswith("_file")]
 
 
 def _name_exception(_logger: object, _method: str, event: _Event) -> _Event:
@@ -256,12 +259,15 @@ def _printable(_logger: object, _method: str, event: _Event) -> _Event:
 
 def _for_people(_logger: object, _method: str, event: _Event) -> _Event:
     """Begin with the outcome, leave out what tells nothing: an echo, the absent, the usual."""
+    kept = {key: event[key] for key in _FIRST if key in event}
+    kept.update(event)
     if event.get("command_id") == event.get("request_id"):
-        event.pop("command_id", None)
+        kept.pop("command_id", None)
     if event.get("duplicate") is False:
-        del event["duplicate"]
-    first = {key: event[key] for key in _FIRST if key in event}
-    return {key: value for key, value in {**first, **event}.items() if value is not None}
+        del kept["duplicate"]
+    for key in [key for key, value in kept.items() if value is None]:
+        del kept[key]
+    return kept
 
 
 class _Forward(logging.Handler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -21,6 +22,7 @@ _ONE_BATCH = 1024
 _MOST_UNSENT = 64 << 20  # bytes of responses on their way
 _LONGEST_TEXT = 1000  # characters of a refusal: it may quote the command, and is remembered
 _OWN = InputLimits(payload=1 << 30, items=1 << 30)  # what we wrote ourselves has no limits
+_WITHIN = replace(_OWN, depth=_OWN.depth - 3)  # likewise, of a response that is to be wrapped
 
 
 class ReplyTo(msgspec.Struct, frozen=True):
@@ -128,15 +130,19 @@ class Answers:
             return self._wrapped(msgspec.Raw(stored), to, durable=True)
         return self._wrapped(decode(stored, Encoding.JSON, _OWN), to, durable=True)
 
-    def try_out(self, response: OpenC2Response, encoding: Encoding) -> None:
-        """Raise whatever would keep this response from being sent, or read: by us for a duplicate.
+    def try_out(self, written: Written, encoding: Encoding) -> None:
+        """Raise whatever would keep a response from being sent, or read: by us for a duplicate.
 
         A plugin may put into its results what no message may hold (LANG-74 to 77).
         """
-        tree = wrap_response(response_tree(response, encoding), Headers())
-        payload = encode(tree, encoding, self._names)
+        response = written.response
         if response.results is not None:
-            decode(payload, encoding, _OWN, self._names)
+            decode(written.json, Encoding.JSON, _WITHIN)
+        if encoding is not Encoding.JSON:
+            tree = wrap_response(response_tree(response, encoding), Headers())
+            payload = encode(tree, encoding, self._names)
+            if response.results is not None:
+                decode(payload, encoding, _OWN, self._names)
 
     def _wrapped(self, tree: object, to: ReplyTo, *, durable: bool) -> list[Outgoing]:
         headers = Headers(

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from oc2d.actuator import Response
 from oc2d.engine.answers import ReplyTo
 from oc2d.engine.clock import Clock
-from oc2d.engine.journal import Origin
 from oc2d.engine.ports import Outgoing, Token
+from oc2d.engine.records import Origin
 from oc2d.engine.window import Window
 from oc2d.engine.worker import Job, Step
 from oc2d.hookspecs import Request
-from oc2d.language.codec import Encoding
-from oc2d.language.command import extension_tree
 from oc2d.language.response import OpenC2Response, Results
 from oc2d.language.vocabulary import ResponseType, StatusCode
 
@@ -78,6 +76,4 @@ def worded(response: Response, case: Case) -> OpenC2Response:
         raise TypeError(f"the text of a response is {type(text).__name__}")
     if results is None:
         return OpenC2Response(status, text)
-    if not isinstance(extension_tree(results, Encoding.JSON), dict):
-        raise TypeError(f"the results of a response are {type(results).__name__}")
     return OpenC2Response(status, text, Results(extensions={case.job.profile: results}))

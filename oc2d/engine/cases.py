@@ -6,6 +6,7 @@ transaction is on the disk goes into the `Batch`.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,14 +22,14 @@ from oc2d.engine.answers import Answers, Handles, ReplyTo, Written, refused
 from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, worded
 from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
-from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
 from oc2d.engine.ledger import Ledger
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.engine.schedule import Scheduler
-from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat
+from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat, Verdict
 from oc2d.engine.worker import Job, Outcome, OutcomeUnknown, Step, Worker
 from oc2d.errors import Failed, Refusal, Unavailable
+from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, encode
 from oc2d.language.command import extension_tree
 from oc2d.language.response import OpenC2Response
@@ -70,6 +71,7 @@ class Cases:
         self.open: dict[int, Case] = {}
         self.by_producer: Counter[str | None] = Counter()
         self.held = 0
+        self._claims = threading.Lock()
         self.counters: Counter[str] = Counter()
         # Due times of interim answers, one line for each delay, so that each is in order.
         self._interim: dict[ResponseType, OrderedDict[int, float]] = {
@@ -79,9 +81,8 @@ class Cases:
 
     # -- from the transfer
 
-    def received(self, message: Inbound, gate: Gate, batch: Batch) -> None:
-        """Judge one message and write down what follows; acknowledge it in order of arrival."""
-        verdict = gate.judge(message)
+    def received(self, message: Inbound, verdict: Verdict, batch: Batch) -> None:
+        """Write down what follows of one message; acknowledge it in order of arrival."""
         self.counters["received"] += 1
         match verdict:
             case Drop():
@@ -123,26 +124,23 @@ class Cases:
         )
 
     def _admit(self, verdict: Admit, batch: Batch) -> None:
-        memory, journal = verdict.memory, self._journal
-        expires = self._expires(memory)
-        request = journal.add(memory.key, expires, verdict.host.nsid, verdict.origin)
+        memory, journal, host = verdict.memory, self._journal, verdict.host
+        window, command = verdict.origin.window, verdict.command
+        step = first_step(window, self._clock)
+        # What begins at once is noted as STARTED now: should it not, it runs alone after a death.
+        at_once = step is Step.CARRY_OUT and self.workers[host.nsid].idle()
+        noted = at_once and host.actuator.idempotent
+        request = journal.add(
+            memory.key, self._expires(memory), host.nsid, verdict.origin, started=noted
+        )
         if memory.key is None:
             journal.delivered(memory.packet_id, memory.digest, request)
         if verdict.reused_id:
             _log.warning(events.REQUEST_ID_REUSED, request_id=verdict.to.request_id)
         if verdict.guessed:
-            _log.info(events.ACTUATOR_CHOSEN, profile=verdict.host.nsid)
-        window = verdict.origin.window
-        job = Job(
-            request,
-            verdict.host.nsid,
-            first_step(window, self._clock),
-            replace(verdict.command, key=f"{journal.epoch}-{request}"),
-            window,
-            early=verdict.host.early(
-                verdict.command.action, verdict.command.target_name, verdict.response_type
-            ),
-        )
+            _log.info(events.ACTUATOR_CHOSEN, profile=host.nsid)
+        early = host.early(command.action, command.target_name, verdict.response_type)
+        job = Job(request, host.nsid, step, command, window, early=early, noted=noted)
         case = Case(
             job,
             verdict.request,
@@ -151,15 +149,13 @@ class Cases:
             verdict.response_type,
             self._clock.monotonic(),
         )
-
         self.reopen(case)
         batch.undo.append(partial(self._leave, request))
+        batch.then.append(partial(self._dispatch, verdict.request, job))
 
-        def dispatch() -> None:
-            self._hooks.request(verdict.request)
-            self.workers[verdict.host.nsid].post(job)
-
-        batch.then.append(dispatch)
+    def _dispatch(self, request: Request, job: Job) -> None:
+        self._hooks.request(request)
+        self.workers[job.profile].post(job)
 
     def reopen(self, case: Case) -> None:
         """Count a request among the open ones."""
@@ -297,9 +293,7 @@ class Cases:
         try:
             response = refused(outcome) if isinstance(outcome, Refusal) else worded(outcome, case)
             written = self._answers.write(response)
-            forms = {case.to.encoding, Encoding.JSON}
-            for encoding in forms if response.results is not None else forms - {Encoding.JSON}:
-                self._answers.try_out(response, encoding)
+            self._answers.try_out(written, case.to.encoding)
         except Exception as error:  # noqa: BLE001 - any plugin, any error
             _log.error(events.ACTUATOR_FAILED, profile=case.job.profile, exc_info=error)
             return self._answers.write(refused(Failed("internal error")))
@@ -325,16 +319,34 @@ class Cases:
         worker = self.workers[job.profile]
         batch.then.append(lambda: self._scheduler.after(_REVERT_AGAIN, lambda: worker.post(job)))
 
-    def started(self, jobs: Sequence[Job]) -> list[Job]:
+    def started(self, jobs: Sequence[Job], batch: Batch) -> list[Job]:
         """Count the attempt before the actuator is asked; leave out what was answered already."""
-        wanted = [job for job in jobs if job.step is Step.REVERT or job.request in self.open]
-        self._journal.started(job.request for job in wanted if job.step is not Step.REVERT)
-        for job in wanted:
+        wanted = self.claim(jobs)
+        batch.undo.append(partial(self._unclaim, wanted))
+        counted = [job for job in wanted if not job.noted]
+        self._journal.started(job.request for job in counted if job.step is not Step.REVERT)
+        for job in counted:
             if job.step is Step.REVERT:
                 self._journal.reverting(job.request)
-            else:
-                self.open[job.request].running = True
         return wanted
+
+    def claim(self, jobs: Sequence[Job]) -> list[Job]:
+        """Take what is still open and not taken yet, on any thread; what is reverted always is."""
+        wanted = []
+        with self._claims:
+            for job in jobs:
+                case = None if job.step is Step.REVERT else self.open.get(job.request)
+                if case is not None and not case.running:
+                    case.running = True
+                    wanted.append(job)
+                elif job.step is Step.REVERT:
+                    wanted.append(job)
+        return wanted
+
+    def _unclaim(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if case := self.open.get(job.request):
+                case.running = False
 
     def postponed(self, jobs: Sequence[Job]) -> None:
         """Take back `started`, for the next start: the daemon stops."""
@@ -345,11 +357,14 @@ class Cases:
 
         What is deferred goes on waiting.
         """
-        for case in [case for case in self.open.values() if case.job.profile == profile]:
-            if case.running:
-                self.finished(case.job, OutcomeUnknown("outcome unknown"), batch)
-            elif not case.deferred:
-                self.finished(case.job, Unavailable(f"{profile} does not answer"), batch)
+        with self._claims:  # what is answered 503 is not begun any more
+            for case in [case for case in self.open.values() if case.job.profile == profile]:
+                if case.running:
+                    self.finished(case.job, OutcomeUnknown("outcome unknown"), batch)
+                elif not case.deferred:
+                    # the worker may have passed over it until then
+                    batch.undo.append(partial(self.workers[profile].post, case.job))
+                    self.finished(case.job, Unavailable(f"{profile} does not answer"), batch)
 
     # -- from the clock
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 
 import structlog
 
@@ -16,11 +17,13 @@ from oc2d.engine.clock import Forgetting
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
 from oc2d.engine.ports import Inbound, Token
+from oc2d.engine.reader import Read
 
 __all__ = ["Deliveries", "is_disk"]
 
 _log = structlog.get_logger("oc2d.engine")
 _EXPIRE_AT_ONCE = 64
+_READ_AT_ONCE = 64
 # Not the disk's fault, but that of what was to be written: it will not get better.
 _OURS = (
     sqlite3.IntegrityError,
@@ -69,8 +72,14 @@ class Deliveries:
         self._keep_for_undo(batch)
         # Small slices, but more than can arrive.
         self._journal.expire(self._forgetting.now(), _EXPIRE_AT_ONCE + 2 * len(self._undecided))
-        while self._undecided and not self._handles.scarce(len(self._cases.open)):
-            self._decide(self._undecided.popleft(), batch)
+        while self._undecided and not self._scarce():
+            for read in self._gate.read(islice(self._undecided, _READ_AT_ONCE)):
+                if self._scarce():
+                    break
+                self._decide(self._undecided.popleft(), read, batch)
+
+    def _scarce(self) -> bool:
+        return self._handles.scarce(len(self._cases.open))
 
     def _keep_for_undo(self, batch: Batch) -> None:
         before = self._undecided.copy()
@@ -80,7 +89,7 @@ class Deliveries:
 
         batch.undo.append(back)
 
-    def _decide(self, message: Inbound, batch: Batch) -> None:
+    def _decide(self, message: Inbound, read: Read, batch: Batch) -> None:
         """Judge one; one that failed to be written is passed over, lest it come for ever."""
         token = message.token
         if token in self._unwritable:
@@ -88,7 +97,7 @@ class Deliveries:
             batch.then.append(lambda: self._unwritable.discard(token))
             return
         try:
-            self._cases.received(message, self._gate, batch)
+            self._cases.received(message, self._gate.judge(read), batch)
         except Exception as error:
             if not is_disk(error):
                 _log.error(events.MESSAGE_FAILED, topic=message.topic)

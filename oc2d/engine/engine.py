@@ -173,11 +173,13 @@ class Engine:
 
     def started(self, jobs: Sequence[Job], *, durable: bool) -> list[Job]:
         """Write down that these begin, wait for it, return those that are still wanted."""
+        if all(job.noted for job in jobs):
+            return self._cases.claim(jobs)
         written = threading.Event()
         wanted: list[Job] = []
 
         def write(batch: Batch) -> None:
-            wanted[:] = self._cases.started(jobs)
+            wanted[:] = self._cases.started(jobs, batch)
             batch.then.append(written.set)
 
         def dropped() -> None:

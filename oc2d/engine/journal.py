@@ -1,6 +1,7 @@
 """The journal: what was received, what came of it, what is still to be sent (DESIGN 4).
 
-SQLite in WAL mode, written by the engine's thread alone, everything that waits in one transaction.
+SQLite in WAL mode, written by the engine's thread alone, everything that waits in one transaction,
+and what is alike in it together: each statement lets another thread have the interpreter.
 A request is RECEIVED, then STARTED, then has its RESULT; it is DONE when its row in `outbox` is
 gone. A durable commit survives power loss, any other a kill -9.
 """
@@ -9,78 +10,51 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 
 import msgspec
 
 from oc2d.engine.journal_file import open_
 from oc2d.engine.ports import Outgoing
-from oc2d.engine.window import Window
+from oc2d.engine.records import Known, Origin, Pending, Phase, Timer, command_key
 from oc2d.errors import StateError
 from oc2d.language.codec import Encoding
 
-__all__ = ["Journal", "Known", "Origin", "Pending", "Phase", "Timer"]
+__all__ = ["Journal"]
 
 _LEAP = 1 << 40  # there are ids for 8 million starts
 _ROOM = 1 << 16  # bytes that a disk should take before it is trusted again
 
 
-class Phase(IntEnum):
-    """How far a request has come."""
-
-    RECEIVED = 0
-    STARTED = 1
-    RESULT = 2
-
-
-class Origin(msgspec.Struct, frozen=True):
-    """All that is needed to run a request later and to answer it, as the journal keeps it."""
-
-    request_id: str | None
-    producer: str | None
-    topic: str
-    encoding: Encoding
-    correlation: bytes | None
-    payload: bytes
-    accepted: int  # wall clock, ms
-    window: Window
-    reserved: bytes | None = None
-
-
-class Known(msgspec.Struct, frozen=True):
-    """A request that the journal remembers; `response` is its last one as JSON, None: none yet."""
-
-    request: int
-    response: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A request that an earlier process left unfinished or that has a window open."""
-
-    request: int
-    phase: Phase
-    attempts: int
-    actuator: str
-    origin: Origin
-    response: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Timer:
-    """An event of a window that is still to come."""
-
-    request: int
-    revert: bool
-    attempts: int
-
+_KNOWN = """
+SELECT id, response FROM
+  (SELECT id, response FROM requests WHERE key = ?1 ORDER BY id DESC LIMIT 1)
+UNION ALL
+SELECT 0, NULL FROM (SELECT 1 FROM requests WHERE key BETWEEN ?2 AND ?3 LIMIT 1)
+"""
+_WORTH_IT = 4  # keys: fewer are as quickly looked for one by one
+_TOGETHER = 16
+_FAMILIAR = (
+    f"SELECT column1 FROM (VALUES {', '.join(['(?, ?)'] * _TOGETHER)})"  # noqa: S608 - marks
+    " WHERE EXISTS (SELECT 1 FROM requests WHERE key BETWEEN column1 AND column2)"
+)
+_FINISH = """
+UPDATE requests SET phase = 2, response = coalesce(?, response), origin = NULL WHERE id = ?
+"""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_origin = msgspec.msgpack.Decoder(Origin).decode
+
+
+def _range(low: bytes) -> tuple[bytes, bytes]:
+    """Return the first and the last key of a producer and request id."""
+    return low + bytes(8), low + b"\xff" * 8
+
+
+def _these(numbers: Iterable[int]) -> str:
+    return msgspec.json.encode([*numbers]).decode()
 
 
 class Journal:
@@ -103,9 +77,17 @@ class Journal:
             self._db.close()
             raise
         self._place = int(place)
-        self._posted: list[tuple[object, ...]] = []
+        self._clear()
         self._synced = True
         self._before = (self.remembered, self._place, self._last)
+
+    def _clear(self) -> None:
+        """Have nothing that waits for `commit`."""
+        self._added: list[tuple[object, ...]] = []
+        self._fresh: dict[bytes, dict[bytes, Known]] = {}  # of those, by `from` and id, and by key
+        self._strange: set[bytes] = set()  # `from` and id of which the file has none
+        self._finished: list[tuple[bytes | None, int]] = []
+        self._posted: list[tuple[object, ...]] = []
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
@@ -149,15 +131,18 @@ class Journal:
 
     def commit(self) -> None:
         """End the transaction."""
+        self._write_added()
+        if self._finished:
+            self._db.executemany(_FINISH, self._finished)
         if self._posted:
             self._db.executemany("INSERT INTO outbox VALUES(?, ?, ?, ?, ?, ?, 0)", self._posted)
-            self._posted.clear()
+        self._clear()
         self._db.execute("COMMIT")
 
     def rollback(self) -> None:
         """Forget the transaction; raises nothing: `begin` tries again."""
         self.remembered, self._place, self._last = self._before
-        self._posted.clear()
+        self._clear()
         if self._db.in_transaction:
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
@@ -175,25 +160,34 @@ class Journal:
 
     # -- requests
 
-    def known(self, key: bytes) -> Known | None:
-        """Find the newest request with this key (AMB-21)."""
-        row = self._db.execute(
-            "SELECT id, response FROM requests WHERE key = ? ORDER BY id DESC LIMIT 1", (key,)
-        ).fetchone()
-        return None if row is None else Known(*row)
+    def look_for(self, keys: Sequence[bytes]) -> None:
+        """Find out at once which of them `known` need not look for."""
+        for at in range(0, len(keys) if len(keys) >= _WORTH_IT else 0, _TOGETHER):
+            lows = [key[:8] for key in keys[at : at + _TOGETHER]]
+            ranges = [_range(low) for low in (lows * _TOGETHER)[:_TOGETHER]]
+            rows = self._db.execute(_FAMILIAR, [end for ends in ranges for end in ends])
+            self._strange.update(lows)
+            self._strange.difference_update(first[:8] for (first,) in rows)
 
-    def id_reused(self, key: bytes) -> bool:
-        """Tell whether another request came under the same producer and request id."""
+    def known(self, key: bytes) -> tuple[Known | None, bool]:
+        """Find the newest request with this key (AMB-21).
+
+        None: it is new; then, whether another came under the same producer and request id.
+        """
         low = key[:8]
-        row = self._db.execute(
-            "SELECT 1 FROM requests WHERE key BETWEEN ? AND ? LIMIT 1",
-            (low + bytes(8), low + b"\xff" * 8),
-        ).fetchone()
-        return row is not None
+        fresh = self._fresh.get(low, {})
+        if key in fresh:
+            return fresh[key], False
+        row = None
+        if low not in self._strange:
+            row = self._db.execute(_KNOWN, (key, *_range(low))).fetchone()
+        if row is None:
+            return None, bool(fresh)
+        return (Known(*row), False) if row[0] else (None, True)
 
     def delivery(self, packet_id: int, digest: bytes) -> Known | None:
         """Find the request without an id that was delivered under this packet id (AMB-21)."""
-        row = self._db.execute(
+        row = self._execute(
             "SELECT r.id, r.response FROM deliveries d JOIN requests r ON r.id = d.request"
             " WHERE d.packet_id = ? AND d.digest = ?",
             (packet_id, digest),
@@ -205,84 +199,114 @@ class Journal:
 
         Nobody can ask any more for the one that came under it before.
         """
-        self._db.execute(
+        self._execute(
             "UPDATE requests SET expires = 0 WHERE id ="
             " (SELECT request FROM deliveries WHERE packet_id = ?)",
             (packet_id,),
         )
-        self._db.execute(
+        self._execute(
             "INSERT OR REPLACE INTO deliveries VALUES(?, ?, ?)", (packet_id, digest, request)
         )
 
     def forget_deliveries(self) -> None:
         """Packet ids start anew: the broker lost the session."""
-        self._db.execute(
+        self._execute(
             "UPDATE requests SET expires = 0 WHERE id IN (SELECT request FROM deliveries)"
         )
-        self._db.execute("DELETE FROM deliveries")
+        self._execute("DELETE FROM deliveries")
 
-    def add(self, key: bytes | None, expires: int, actuator: str, origin: Origin) -> int:
-        """Write down a request that is RECEIVED; returns its id."""
-        return self._insert(key, Phase.RECEIVED, expires, actuator, _encode(origin), None)
+    def add(
+        self,
+        key: bytes | None,
+        expires: int,
+        actuator: str,
+        origin: Origin,
+        *,
+        started: bool = False,
+    ) -> int:
+        """Write down a request that is RECEIVED, or STARTED at once; returns its id."""
+        new, phase = self._new(key, None), Phase.STARTED if started else Phase.RECEIVED
+        self._added.append((new, key, phase, started, expires, actuator, _encode(origin), None))
+        return new
 
     def add_answered(self, key: bytes | None, expires: int, response: bytes | None) -> int:
         """Write down a request for which there is no more to do; returns its id."""
-        return self._insert(key, Phase.RESULT, expires, None, None, response)
+        new = self._new(key, response)
+        self._added.append((new, key, Phase.RESULT, 0, expires, None, None, response))
+        return new
 
-    def _insert(self, *values: object) -> int:
+    def next_key(self) -> str:
+        """Return the key of the command that is added next."""
+        return command_key(self.epoch, self._last + 1)
+
+    def _new(self, key: bytes | None, response: bytes | None) -> int:
         self._last += 1
-        self._db.execute(
-            "INSERT INTO requests(id, key, phase, expires, actuator, origin, response)"
-            " VALUES(?, ?, ?, ?, ?, ?, ?)",
-            (self._last, *values),
-        )
         self.remembered += 1
+        if key is not None:
+            self._fresh.setdefault(key[:8], {})[key] = Known(self._last, response)
         return self._last
+
+    def _execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Run a statement that may be about what was just added."""
+        self._write_added()
+        return self._db.execute(statement, values)
+
+    def _write_added(self) -> None:
+        if self._added:
+            self._db.executemany(
+                "INSERT INTO requests"
+                "(id, key, phase, attempts, expires, actuator, origin, response)"
+                " VALUES(?, ?, ?, ?, ?, ?, ?, ?)",
+                self._added,
+            )
+            self._added = []
 
     def reoriginate(self, request: int, origin: Origin) -> None:
         """Keep what changed of an unfinished request: its reserved results."""
-        self._db.execute("UPDATE requests SET origin = ? WHERE id = ?", (_encode(origin), request))
+        self._execute("UPDATE requests SET origin = ? WHERE id = ?", (_encode(origin), request))
 
     def started(self, requests: Iterable[int]) -> None:
         """Mark requests as STARTED, and count the attempt."""
-        self._db.executemany(
-            "UPDATE requests SET phase = 1, attempts = attempts + 1 WHERE id = ?",
-            [(request,) for request in requests],
+        self._execute(
+            "UPDATE requests SET phase = 1, attempts = attempts + 1"
+            " WHERE id IN (SELECT value FROM json_each(?))",
+            (_these(requests),),
         )
 
     def postponed(self, requests: Iterable[int]) -> None:
         """Take back `started`: these were not begun."""
-        self._db.executemany(
-            "UPDATE requests SET phase = 0, attempts = attempts - 1 WHERE id = ?",
-            [(request,) for request in requests],
+        self._execute(
+            "UPDATE requests SET phase = 0, attempts = attempts - 1"
+            " WHERE id IN (SELECT value FROM json_each(?))",
+            (_these(requests),),
         )
 
     def respond(self, request: int, response: bytes) -> None:
         """Keep the response that a duplicate will be told."""
-        self._db.execute("UPDATE requests SET response = ? WHERE id = ?", (response, request))
+        self._execute("UPDATE requests SET response = ? WHERE id = ?", (response, request))
 
     def finish(self, request: int, *, keep: bool, response: bytes | None = None) -> None:
         """Mark the RESULT as known; `keep` its origin while the end of a window is to come.
 
         `response` is what a duplicate will be told from now on; None: as before.
         """
-        self._db.execute(
-            "UPDATE requests SET phase = 2, response = coalesce(?, response) WHERE id = ?"
-            if keep
-            else "UPDATE requests SET phase = 2, response = coalesce(?, response), origin = NULL"
-            " WHERE id = ?",
-            (response, request),
-        )
+        if keep:
+            self._execute(
+                "UPDATE requests SET phase = 2, response = coalesce(?, response) WHERE id = ?",
+                (response, request),
+            )
+        else:
+            self._finished.append((response, request))
 
     def forget(self, request: int) -> None:
         """Remove a request that is answered 503: the same one may be tried again."""
-        cursor = self._db.execute("DELETE FROM requests WHERE id = ?", (request,))
-        self._db.execute("DELETE FROM timers WHERE request = ?", (request,))
+        cursor = self._execute("DELETE FROM requests WHERE id = ?", (request,))
+        self._execute("DELETE FROM timers WHERE request = ?", (request,))
         self._removed(cursor.rowcount)
 
     def expire(self, now: int, most: int) -> None:
         """Forget at most `most` requests whose time (seconds since 1970) has come."""
-        cursor = self._db.execute(
+        cursor = self._execute(
             "DELETE FROM requests WHERE id IN"
             " (SELECT id FROM requests WHERE expires < ? AND origin IS NULL LIMIT ?)",
             (now, most),
@@ -312,25 +336,23 @@ class Journal:
 
     def arm(self, request: int, *, revert: bool) -> None:
         """Write down an event of a window."""
-        self._db.execute(
+        self._execute(
             "INSERT OR REPLACE INTO timers(request, revert) VALUES(?, ?)", (request, revert)
         )
 
     def disarm(self, request: int, *, revert: bool) -> None:
         """Remove an event that has happened."""
-        self._db.execute("DELETE FROM timers WHERE request = ? AND revert = ?", (request, revert))
+        self._execute("DELETE FROM timers WHERE request = ? AND revert = ?", (request, revert))
 
     def reverting(self, request: int) -> None:
         """Count an attempt to revert."""
-        self._db.execute(
+        self._execute(
             "UPDATE timers SET attempts = attempts + 1 WHERE request = ? AND revert = 1", (request,)
         )
 
     def revert_failed(self, request: int) -> None:
         """Count from the beginning: the process outlived the attempt."""
-        self._db.execute(
-            "UPDATE timers SET attempts = 0 WHERE request = ? AND revert = 1", (request,)
-        )
+        self._execute("UPDATE timers SET attempts = 0 WHERE request = ? AND revert = 1", (request,))
 
     def timers(self) -> list[Timer]:
         """All events to come."""
@@ -355,14 +377,16 @@ class Journal:
 
     def released(self, handles: Iterable[int]) -> None:
         """Remember that the broker has taken these (PUBREC)."""
-        self._db.executemany(
-            "UPDATE outbox SET released = 1 WHERE handle = ?", [(handle,) for handle in handles]
+        self._execute(
+            "UPDATE outbox SET released = 1 WHERE handle IN (SELECT value FROM json_each(?))",
+            (_these(handles),),
         )
 
     def sent(self, handles: Iterable[int]) -> None:
         """DONE: the broker is responsible now."""
-        self._db.executemany(
-            "DELETE FROM outbox WHERE handle = ?", [(handle,) for handle in handles]
+        self._execute(
+            "DELETE FROM outbox WHERE handle IN (SELECT value FROM json_each(?))",
+            (_these(handles),),
         )
 
     def outbox(self) -> list[Outgoing]:

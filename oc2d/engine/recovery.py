@@ -19,7 +19,8 @@ from oc2d.engine.case import Case, first_step
 from oc2d.engine.cases import Cases
 from oc2d.engine.clock import Clock
 from oc2d.engine.intake import Gate
-from oc2d.engine.journal import Journal, Pending, Phase
+from oc2d.engine.journal import Journal
+from oc2d.engine.records import Pending, Phase, command_key
 from oc2d.engine.selection import Hosted, compose
 from oc2d.engine.worker import Job, OutcomeUnknown, Reports, Step
 from oc2d.errors import Failed, Refusal
@@ -143,7 +144,7 @@ def _reopened(pending: Pending, gate: Gate, epoch: str, clock: Clock) -> Case:
     parsed = gate.reread(origin)
     asked = (parsed.args and parsed.args.response_requested) or ResponseType.COMPLETE
     told = pending.response is not None
-    key = f"{epoch}-{pending.request}"
+    key = command_key(epoch, pending.request)
     command = Command(key, origin.producer, parsed.action, parsed.target.name, parsed.target.value)
     job = Job(
         pending.request,
@@ -162,7 +163,7 @@ def _reopened(pending: Pending, gate: Gate, epoch: str, clock: Clock) -> Case:
 def _unreadable(pending: Pending, epoch: str, clock: Clock) -> Case:
     """Keep what it takes to answer it and to revert it: for that its key is enough."""
     origin = pending.origin
-    key = f"{epoch}-{pending.request}"
+    key = command_key(epoch, pending.request)
     command = Command(key, origin.producer, Action.QUERY, "unreadable", None)
     job = Job(pending.request, pending.actuator, Step.CARRY_OUT, command, origin.window)
     to = ReplyTo(origin.request_id, origin.producer, origin.encoding, origin.correlation)

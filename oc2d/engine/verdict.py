@@ -6,7 +6,7 @@ import msgspec
 
 from oc2d.actuator import Command
 from oc2d.engine.answers import ReplyTo
-from oc2d.engine.journal import Known, Origin
+from oc2d.engine.records import Known, Origin
 from oc2d.engine.selection import Hosted
 from oc2d.hookspecs import Request
 from oc2d.language.response import OpenC2Response

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 import structlog
@@ -40,7 +39,8 @@ class Job(msgspec.Struct, frozen=True):
     """One step of one request; `early` asks for a 102 before it is executed.
 
     `suspect` was running when the process died: it runs alone, so that nothing else is blamed when
-    it dies again. `leftover` was accepted by an earlier process, which may have begun it.
+    it dies again. `leftover` was accepted by an earlier process, which may have begun it. `noted`
+    was written down as STARTED when it was accepted.
     """
 
     request: int
@@ -51,6 +51,7 @@ class Job(msgspec.Struct, frozen=True):
     early: bool = False
     suspect: bool = False
     leftover: bool = False
+    noted: bool = False
 
 
 class OutcomeUnknown(Failed):
@@ -74,7 +75,10 @@ class Reports(Protocol):
         """A deferred command is prepared."""
 
     def started(self, jobs: Sequence[Job], *, durable: bool) -> list[Job]:
-        """Write down that these begin; returns, when it is written, those still wanted."""
+        """Write down that these begin; returns, when it is written, those still wanted.
+
+        What is returned is not answered by anybody else any more but as unknown.
+        """
         ...
 
     def postponed(self, jobs: Sequence[Job]) -> None:
@@ -87,6 +91,20 @@ class Reports(Protocol):
         """The end of a window was carried out, or is to be tried again."""
 
 
+class _Asking:
+    """Entered while the actuator is asked: one that does not come back is found by the time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.since: float | None = None
+
+    def __enter__(self) -> None:
+        self.since = self._clock.monotonic()
+
+    def __exit__(self, *_error: object) -> None:
+        self.since = None
+
+
 class Worker:
     """Runs one actuator. `post` and `call` are thread-safe; everything else is the worker's own."""
 
@@ -97,7 +115,8 @@ class Worker:
         self._jobs: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"oc2d-{host.nsid}", daemon=True)
         self._stopping = threading.Event()
-        self._asked: float | None = None
+        self._asking = _Asking(clock)
+        self._waits = True
 
     def start(self) -> None:
         """Start the thread."""
@@ -142,14 +161,18 @@ class Worker:
             raise error
         return result
 
+    def idle(self) -> bool:
+        """Tell whether it would begin at once; it may be wrong by the time it is used."""
+        return self._waits and self._jobs.empty()
+
     def overdue(self, now: float) -> bool:
         """Tell whether the actuator was asked something longer ago than its timeout (monotonic)."""
-        asked = self._asked
+        asked = self._asking.since
         return asked is not None and now - asked >= self.host.timeout
 
     def deadline(self, now: float) -> float:
         """When it is overdue at the earliest, if it has something to do."""
-        asked = self._asked
+        asked = self._asking.since
         return (now if asked is None else asked) + self.host.timeout
 
     def stop(self) -> None:
@@ -171,15 +194,8 @@ class Worker:
             for step, group in groupby(waiting, key=lambda item: getattr(item, "step", None)):
                 if step is None or not self._stopping.is_set():
                     self._do(step, list(group))
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Note the time: an actuator that does not come back is found by it."""
-        self._asked = self._clock.monotonic()
-        try:
-            yield
-        finally:
-            self._asked = None
+                else:
+                    self._put_off(cast(Iterable[Job], group))
 
     def _takes(self) -> Iterator[list[Job | Callable[[], None]]]:
         """Yield all that waits, in order, until told to stop."""
@@ -191,14 +207,16 @@ class Worker:
                 if len(waiting) == _MOST_AT_ONCE or self._jobs.empty():
                     break
                 item = self._jobs.get()
+            self._waits = False
             yield waiting
+            self._waits = True
             if item is None:
                 return
 
     def _do(self, step: Step | None, items: Sequence[Any]) -> None:
         if step is None:
             for function in items:
-                with self._asking():
+                with self._asking:
                     function()
         elif step is Step.RESERVE:
             for job in items:
@@ -229,7 +247,7 @@ class Worker:
 
     def _wrong(self, job: Job) -> Refusal | None:
         try:
-            with self._asking():
+            with self._asking:
                 self.host.actuator.check(job.command)
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
             return self._as_refusal(error)
@@ -250,7 +268,7 @@ class Worker:
         refusal = self._wrong(job)
         if refusal is None:
             try:
-                with self._asking():
+                with self._asking:
                     results = self.host.actuator.reserve(job.command)
             except BaseException as error:  # noqa: BLE001 - any plugin, any error
                 refusal = self._as_refusal(error)
@@ -271,6 +289,12 @@ class Worker:
                 self._reports.finished(list(zip(now, self._outcomes(now), strict=True)))
             else:
                 self._in_turn(now)
+        self._put_off(jobs)
+
+    def _put_off(self, jobs: Iterable[Job]) -> None:
+        """Leave jobs to the next start."""
+        if noted := [job for job in jobs if job.noted]:
+            self._reports.postponed(noted)
 
     def _in_turn(self, jobs: Sequence[Job]) -> None:
         """Execute one after the other; the outcome of a quick one does not wait for a slow one."""
@@ -291,7 +315,7 @@ class Worker:
 
     def _outcomes(self, jobs: Sequence[Job]) -> list[Outcome]:
         try:
-            with self._asking():
+            with self._asking:
                 commands = [job.command for job in jobs]
                 outcomes: list[Any] = list(self.host.actuator.execute_many(commands))
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
@@ -302,7 +326,7 @@ class Worker:
 
     def _outcome(self, command: Command) -> Outcome:
         try:
-            with self._asking():
+            with self._asking:
                 outcome: Any = self.host.actuator.execute(command)
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
             return self._as_refusal(error)
@@ -314,7 +338,7 @@ class Worker:
     def _revert(self, job: Job) -> None:
         self._reports.started([job], durable=False)
         try:
-            with self._asking():
+            with self._asking:
                 self.host.actuator.revert(job.command)
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
             self._reports.reverted(job, self._as_refusal(error).text)

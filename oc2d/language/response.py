@@ -72,7 +72,10 @@ def _results_tree(results: Results, encoding: Encoding) -> dict[str, Tree]:
     if results.rate_limit is not None:
         tree["rate_limit"] = results.rate_limit
     for nsid, own in results.extensions.items():
-        if own_tree := extension_tree(own, encoding):
+        own_tree = extension_tree(own, encoding)
+        if not isinstance(own_tree, (dict, type(None))):
+            raise TypeError(f"the results of {nsid} are {type(own).__name__}, not an object")
+        if own_tree:
             tree[nsid] = own_tree
     return tree
 

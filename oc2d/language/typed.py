@@ -28,7 +28,25 @@ def decode_extension(tree: Tree, type_: Any, encoding: Encoding, *, path: str) -
     types of the language. Unknown members and wrong types raise `BadRequest` with the path,
     a protocol that is none of the four `NotSupported` (AMB-33). Host bits are masked (AMB-31).
     """
+    if not tree and isinstance(tree, dict) and (shared := _of_nothing(type_)) is not None:
+        return shared
     return from_tree(tree, type_, Reading(encoding), path)
+
+
+@lru_cache(maxsize=256)
+def _of_nothing(type_: Any) -> Any:  # noqa: ANN401 - any type
+    """Return what `{}` is read as, if that can be shared by all: a structure that nobody changes.
+
+    None: it cannot, or `{}` is no such structure.
+    """
+    if not (isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
+        return None
+    try:
+        made = msgspec.convert({}, type_)
+        hash(made)
+    except Exception:  # noqa: BLE001 - the type's own; who reads `{}` next is told
+        return None
+    return made if type_.__struct_config__.frozen else None
 
 
 def extension_tree(value: Any, encoding: Encoding) -> Tree:  # noqa: ANN401 - whatever the profile declares

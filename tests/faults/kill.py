@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from oc2d.engine.journal import Origin
+from oc2d.engine.records import Origin
 from oc2d.language.codec import Encoding, encode
 from tests.consumer import Consumer, Host, allow, command, delete, deny, query
 from tests.faults.scenario import Run

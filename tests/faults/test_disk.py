@@ -21,7 +21,7 @@ if sys.argv[2] == "write":
     journal.begin(durable=True)
     journal.add_answered(b"k" * 16, 1 << 40, b"{}")
     journal.commit()
-print(journal.known(b"k" * 16) is not None)
+print(journal.known(b"k" * 16)[0] is not None)
 sys.stdout.flush()
 os._exit(0)
 """

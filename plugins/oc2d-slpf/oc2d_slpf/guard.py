@@ -118,7 +118,9 @@ class Guard:
         for network in given:
             if network is None:
                 return False
-            first, last = int(network.network_address), int(network.broadcast_address)
+            first = int(network.network_address)
+            # `broadcast_address` is cached behind a lock
+            last = first | (1 << network.max_prefixlen - network.prefixlen) - 1
             if any(first <= end and start <= last for start, end in self._places[match.version]):
                 return False
         return True

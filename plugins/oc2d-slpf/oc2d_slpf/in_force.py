@@ -83,6 +83,7 @@ class InForce:
         with self.store.transaction():
             self._change = Change()
             yield self.store
+            self.store.write()
             self.firewall.commit(self._change)
 
     def add(self, entry: Entry) -> None:

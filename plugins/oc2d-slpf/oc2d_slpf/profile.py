@@ -27,13 +27,16 @@ from oc2d_slpf.guard import Guard
 from oc2d_slpf.in_force import InForce
 from oc2d_slpf.inspection import shown
 from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, OPTION, Args, Results, RuleNumber
-from oc2d_slpf.rules import Rule, Verdict, encode
+from oc2d_slpf.rules import Match, Rule, Verdict, encode
 from oc2d_slpf.specifiers import Here, Specifiers
-from oc2d_slpf.store import Entry, Outcome, StoreError
+from oc2d_slpf.store import Entry, Outcome, Store, StoreError
 
 __all__ = ["Slpf"]
 
 _log = structlog.get_logger("oc2d.slpf")
+
+#: What an allow or deny asks for.
+Wanted = tuple[Verdict, Match]
 
 _LISTED = 1000  # rules in the status, at most
 #: With the memory that the unit gives, twice as many end the daemon, at each start again.
@@ -140,13 +143,15 @@ class Slpf(Actuator):
         if command.action is Action.UPDATE:
             files.places(self.config.update_directories, command.target)
         elif command.action is not Action.DELETE:
-            self._check_rule(command)
+            self._wanted(command)
 
-    def _check_rule(self, command: Command) -> None:
+    def _wanted(self, command: Command) -> Wanted:
+        """Return what an allow or deny asks for, or raise why it cannot be."""
         verdict = language.verdict_of(command)
         match = language.match_of(command.target)
         if verdict is not Verdict.ALLOW and self._guard.protects(match):
             raise NotSupported(f"{NOT_UPDATED}: protected by never_block")
+        return verdict, match
 
     def reserve(self, command: Command) -> Results | None:
         """Assign the number now and keep it for the start of the window (AMB-25)."""
@@ -154,12 +159,12 @@ class Slpf(Actuator):
             return None
         store = self._rules.store
         try:
-            if outcome := store.outcome(command.key):
+            if outcome := store.outcomes([command.key]).get(command.key):
                 return None if outcome.number is None else Results(outcome.number)
             if held := store.by_key(command.key):
                 return Results(held.rule.number)
             with store.transaction():
-                entry = self._entry(command, self._number(command))
+                entry = self._entry(command, self._number(command), self._wanted(command))
                 store.reserve(entry)
         except StoreError as error:
             raise answers.failed(command, error) from error
@@ -195,10 +200,9 @@ class Slpf(Actuator):
     def admit(self, command: Command) -> Response:
         """Add a rule, within a batch."""
         store = self._rules.store
-        self.check(command)
-        held = store.by_key(command.key)
-        if held is not None:
-            number = held.rule.number  # reserved: a key that has run does not come here again
+        wanted = verdict, match = self._wanted(command)
+        if held := store.reservation(command.key):
+            number = held.rule.number
         elif command.reserved is not None:
             number = command.reserved.rule_number
             raise Failed(f"{NOT_UPDATED}: rule {number} was deleted before its start")
@@ -206,12 +210,11 @@ class Slpf(Actuator):
             number = self._number(command)
         if len(self._rules.firewall.tiers) >= _MOST_RULES:
             raise Failed(f"{NOT_UPDATED}: there are {_MOST_RULES} rules, which is the most")
-        entry = self._entry(command, number)
-        if not self._rules.firewall.can(entry.rule.verdict):
-            raise NotSupported(f"{OPTION}: drop_process {entry.rule.verdict.value} on this host")
-        texts = [*command.notes, *self._stays_open((command,))]
+        if not self._rules.firewall.can(verdict):
+            raise NotSupported(f"{OPTION}: drop_process {verdict.value} on this host")
+        texts = [*command.notes, *self._stays_open([] if verdict is Verdict.ALLOW else [match])]
         outcome = Outcome(StatusCode.OK, "; ".join(texts) or None, number)
-        self._rules.add(entry)
+        self._rules.add(self._entry(command, number, wanted))
         store.remember(command.key, outcome)
         return answers.response(outcome)
 
@@ -235,14 +238,20 @@ class Slpf(Actuator):
         """
         store = self._rules.store
         content = files.read(self.config.update_directories, command.target)
-        made = update.commands(command, content, self._check_rule, store.is_reserved)
+        made = update.commands(command, content, self._wanted, store.is_reserved)
         texts = [f"{len(made)} rules in force"]
         if masked := sum(len(entry.notes) for entry in made):
             texts.append(f"{masked} ranges lost their host bits")
-        texts += self._stays_open(made)
+        wanted = [self._wanted(each) for each in made]
+        texts += self._stays_open(
+            match for verdict, match in wanted if verdict is not Verdict.ALLOW
+        )
         outcome = Outcome(StatusCode.OK, "; ".join(texts))
         # nothing is wrong with the file: what fails from here on takes all of it back
-        self._rules.exchange(self._entry(each, self._number(each)) for each in made)
+        self._rules.exchange(
+            self._entry(each, self._number(each), what)
+            for each, what in zip(made, wanted, strict=True)
+        )
         store.remember(command.key, outcome)
         return answers.response(outcome)
 
@@ -266,8 +275,14 @@ class Slpf(Actuator):
     def _batch(self, commands: Sequence[Command]) -> list[Response | Refusal]:
         """Carry out all of the commands in one transaction; if that fails, each in its own."""
         try:
-            with self._rules.changing():
-                return [self._decide(command) for command in commands]
+            with self._rules.changing() as store:
+                done = store.outcomes([command.key for command in commands])
+                answered: dict[str, Response | Refusal] = {
+                    key: answers.response(outcome) for key, outcome in done.items()
+                }
+                for command in commands:
+                    if command.key not in answered:
+                        answered[command.key] = self._decide(command, store)
         except (StoreError, BackendError) as error:
             if self._rules.take_back() and len(commands) > 1:
                 return [self._batch((command,))[0] for command in commands]
@@ -275,17 +290,14 @@ class Slpf(Actuator):
         except BaseException:
             self._rules.take_back()
             raise
+        return [answered[command.key] for command in commands]
 
-    def _decide(self, command: Command) -> Response | Refusal:
+    def _decide(self, command: Command, store: Store) -> Response | Refusal:
         """Answer one command within a batch; what depends on the rules is remembered."""
-        store = self._rules.store
         try:
-            if outcome := store.outcome(command.key):
-                return answers.response(outcome)
             return super().execute(command)
         except Refusal as refusal:
-            if store.outcome(command.key) is None:
-                store.remember(command.key, Outcome(refusal.status, refusal.text))
+            store.remember(command.key, Outcome(refusal.status, refusal.text))
             return refusal
 
     # -- parts of commands
@@ -299,17 +311,16 @@ class Slpf(Actuator):
             raise NotSupported(f"{IN_USE}: {wanted}")
         return int(wanted)
 
-    def _stays_open(self, commands: Iterable[Command]) -> list[str]:
-        """Word what denies among the commands do not reach (AMB-57)."""
+    def _stays_open(self, denied: Iterable[Match]) -> list[str]:
+        """Word what of the denied is not reached (AMB-57)."""
         found: dict[str, None] = {}
-        for command in commands:
-            if command.action is Action.DENY:
-                found |= dict.fromkeys(self._guard.stays_open(language.match_of(command.target)))
+        for match in denied:
+            found |= dict.fromkeys(self._guard.stays_open(match))
         return [f"stays open: {', '.join(found)}"] if found else []
 
-    def _entry(self, command: Command, number: int) -> Entry:
-        match = language.match_of(command.target)
-        rule = Rule(number, language.verdict_of(command), *encode(match, command.args.direction))
+    def _entry(self, command: Command, number: int, wanted: Wanted) -> Entry:
+        verdict, match = wanted
+        rule = Rule(number, verdict, *encode(match, command.args.direction))
         window = (command.start_time, command.stop_time)
         return Entry(rule, command.key, command.args.persistent, command.producer, *window)
 

@@ -106,13 +106,7 @@ class Shape(NamedTuple):
     @property
     def name(self) -> str:
         """The shape as a word, for the store and the names of sets: `both_ip4_s24_p_dp`."""
-        words = [self.direction.value, f"ip{self.version}"]
-        for letter, prefix in zip("nsd", (self.either, self.source, self.destination), strict=True):
-            if prefix is not None:
-                words.append(f"{letter}{prefix}")
-        flags = (self.protocol, self.source_port, self.destination_port)
-        words += [word for word, flag in zip(("p", "sp", "dp"), flags, strict=True) if flag]
-        return "_".join(words)
+        return _name(self)
 
     @staticmethod
     @lru_cache(maxsize=1024)
@@ -124,6 +118,17 @@ class Shape(NamedTuple):
         either, source, destination = (_int(found[group]) for group in (3, 4, 5))
         flags = (found[6] is not None, found[7] is not None, found[8] is not None)
         return Shape(Direction(found[1]), int(found[2]), either, source, destination, *flags)
+
+
+@lru_cache(maxsize=1024)
+def _name(shape: Shape) -> str:
+    words = [shape.direction.value, f"ip{shape.version}"]
+    for letter, prefix in zip("nsd", (shape.either, shape.source, shape.destination), strict=True):
+        if prefix is not None:
+            words.append(f"{letter}{prefix}")
+    flags = (shape.protocol, shape.source_port, shape.destination_port)
+    words += [word for word, flag in zip(("p", "sp", "dp"), flags, strict=True) if flag]
+    return "_".join(words)
 
 
 def _int(text: str | None) -> int | None:

@@ -14,6 +14,7 @@ accepts far fewer.
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
@@ -75,7 +76,11 @@ class Store:
         self._file, read, self.repaired = opening.open_(path)
         self._read: tuple[int, list[Alike]] | None = (self._file.total_changes, read)
         self._next = FIRST_AUTOMATIC
-        self._numbered = self._remembered = False
+        self._taken: int | None = None  # no number between it and `_next` is taken; None: unknown
+        self._numbered = False
+        self._added: dict[int, Entry] = {}  # within a transaction, not written yet
+        self._told: dict[str, Outcome] = {}  # likewise
+        self._reserved: set[str] | None = None  # the keys of all reservations; None: unknown
         try:
             self.damaged = salvage.set_aside(path)
             self._next = self._meta("next") or FIRST_AUTOMATIC
@@ -94,31 +99,37 @@ class Store:
         self._file.execute("BEGIN IMMEDIATE")
         try:
             yield
-            if self._numbered:
-                self._keep_next()
-            if self._remembered:
-                self._forget_oldest()
+            self.write()
             self._file.execute("COMMIT")
         except BaseException:
+            self._added, self._told, self._reserved = {}, {}, None
             if self._file.in_transaction:
                 self._file.execute("ROLLBACK")
             raise
 
     # -- asking
 
-    def outcome(self, key: str) -> Outcome | None:
-        """Return what the command with this key was answered."""
-        query = "SELECT status, text, number FROM outcome WHERE key = ?"
-        row = self._file.execute(query, (key,)).fetchone()
-        return None if row is None else Outcome(*row)
+    def outcomes(self, keys: Collection[str]) -> dict[str, Outcome]:
+        """Return what the commands with these keys were answered, of those that were."""
+        query = (
+            "SELECT key, status, text, number FROM outcome"
+            " WHERE key IN (SELECT value FROM json_each(?))"
+        )
+        rows = self._file.execute(query, (json.dumps([*keys]),))
+        return {key: Outcome(*row) for key, *row in rows}
 
     def by_number(self, number: int) -> Entry | None:
         """Return the rule or reservation that has this number."""
-        return next(self._entries("WHERE number = ?", number), None)
+        return self._added.get(number) or next(self._entries("WHERE number = ?", number), None)
 
     def by_key(self, key: str) -> Entry | None:
         """Return the rule or reservation that the command with this key made."""
+        self._write_added()
         return next(self._entries("WHERE key = ?", key), None)
+
+    def reservation(self, key: str) -> Entry | None:
+        """Return the reservation that the command with this key made."""
+        return self.by_key(key) if key in self._reservations() else None
 
     def is_reserved(self, number: int) -> bool:
         """Tell whether the number is kept for a rule that starts later."""
@@ -145,10 +156,10 @@ class Store:
 
     def automatic(self) -> int:
         """Return the next automatic number: below all before it, and of no deleted rule."""
-        taken = "SELECT 1 FROM rule WHERE number = ? UNION ALL SELECT 1 FROM spent WHERE number = ?"
         number = self._next
-        while self._file.execute(taken, (number, number)).fetchone():
-            number -= 1
+        while self._taken is None or number <= self._taken:
+            self._taken = self._highest_taken(number)
+            number -= number == self._taken
         # a rollback does not undo this: a gap does no harm
         self._next = number - 1
         self._numbered = True
@@ -156,22 +167,23 @@ class Store:
 
     def add(self, entry: Entry) -> None:
         """Put a rule in; the reservation that was made for it is used up."""
-        rule = entry.rule
-        self._file.execute("DELETE FROM rule WHERE key = ? AND reserved", (entry.key,))
-        row = (rule.number, entry.key, rule.verdict.value, rule.shape.name, rule.key)
-        rest = (entry.persistent, entry.reserved, entry.producer, entry.start, entry.stop)
-        self._file.execute(
-            f"INSERT INTO rule({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
-            (*row, *rest),
-        )
+        if entry.key in self._reservations():
+            self._file.execute("DELETE FROM rule WHERE key = ? AND reserved", (entry.key,))
+            self._reservations().discard(entry.key)
+        number = entry.rule.number
+        self._added[number] = entry
+        if number <= self._next and self._taken is not None:
+            self._taken = max(self._taken, number)
 
     def reserve(self, entry: Entry) -> None:
         """Keep a number for a rule whose command runs later; it survives a reboot in any case."""
         self.add(replace(entry, reserved=True))
+        self._reservations().add(entry.key)
 
     def remove(self, entry: Entry) -> None:
         """Take a rule or a reservation out."""
         self._drop("number = ?", entry.rule.number)
+        self._reservations().discard(entry.key)
 
     def clear(self) -> None:
         """Take all rules out; reservations stay."""
@@ -181,14 +193,11 @@ class Store:
         """Take out the rules of these commands: their time was over while the daemon was away."""
         for key in keys:
             self._drop("key = ?", key)
+        self._reservations().difference_update(keys)
 
     def remember(self, key: str, outcome: Outcome) -> None:
-        """Keep what the command was answered."""
-        self._file.execute(
-            "INSERT INTO outcome(key, status, text, number) VALUES (?, ?, ?, ?)",
-            (key, outcome.status, outcome.text, outcome.number),
-        )
-        self._remembered = True
+        """Keep what the command was answered; what it was answered first counts."""
+        self._told.setdefault(key, outcome)
 
     def keep_permits(self, permits: Collection[Permit]) -> None:
         """Keep these endpoints for the next start, and no others."""
@@ -196,7 +205,39 @@ class Store:
         rows = [(permit.address, permit.protocol, permit.port) for permit in permits]
         self._file.executemany("INSERT INTO endpoint VALUES (?, ?, ?)", rows)
 
+    def write(self) -> None:
+        """Write all that was put in: many rows cost less together."""
+        self._write_added()
+        if self._numbered:
+            self._keep_next()
+        if self._told:
+            self._write_told()
+
     # -- inside
+
+    def _write_added(self) -> None:
+        if not self._added:
+            return
+        self._file.executemany(
+            f"INSERT INTO rule({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
+            [_row(entry) for entry in self._added.values()],
+        )
+        self._added = {}
+
+    def _reservations(self) -> set[str]:
+        if self._reserved is None:
+            found = self._file.execute("SELECT key FROM rule WHERE reserved")
+            self._reserved = {key for (key,) in found}
+        return self._reserved
+
+    def _highest_taken(self, most: int) -> int:
+        """Return the highest number up to this that a rule has or had; 0: there is none."""
+        self._write_added()
+        query = (
+            "SELECT max((SELECT coalesce(max(number), 0) FROM rule WHERE number <= ?1),"
+            " (SELECT coalesce(max(number), 0) FROM spent WHERE number <= ?1))"
+        )
+        return int(self._file.execute(query, (most,)).fetchone()[0])
 
     def _void_unless(self, mark: Path, boot_id: str) -> None:
         """Remove what was not to survive a reboot, and its outcomes, unless this boot made it."""
@@ -212,6 +253,7 @@ class Store:
 
     def _drop(self, where: str, *values: object) -> None:
         """Delete rules; no automatic number will be one of theirs (SLPF-25)."""
+        self._write_added()
         self._file.execute(
             f"INSERT OR IGNORE INTO spent SELECT number FROM rule WHERE {where} AND number <= ?",  # noqa: S608 - constants
             (*values, self._next),
@@ -223,13 +265,18 @@ class Store:
         self._file.execute("DELETE FROM spent WHERE number > ?", (self._next,))
         self._numbered = False
 
-    def _forget_oldest(self) -> None:
+    def _write_told(self) -> None:
+        """Write outcomes, and forget the oldest."""
+        self._file.executemany(
+            "INSERT INTO outcome(key, status, text, number) VALUES (?, ?, ?, ?)",
+            [(key, told.status, told.text, told.number) for key, told in self._told.items()],
+        )
+        self._told = {}
         self._file.execute(
             "DELETE FROM outcome WHERE seq IN (SELECT seq FROM outcome"
             " WHERE seq <= (SELECT max(seq) FROM outcome) - ? LIMIT ?)",
             (_OUTCOMES, _SLICE),
         )
-        self._remembered = False
 
     def _meta(self, name: str) -> int | None:
         row = self._file.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -241,3 +288,9 @@ class Store:
             number, key, verdict, shape, match, persistent, reserved, producer, start, stop = row
             rule = Rule(number, Verdict(verdict), Shape.parse(shape), match)
             yield Entry(rule, key, bool(persistent), producer, start, stop, bool(reserved))
+
+
+def _row(entry: Entry) -> tuple[object, ...]:
+    rule = entry.rule
+    what = (rule.number, entry.key, rule.verdict.value, rule.shape.name, rule.key)
+    return (*what, entry.persistent, entry.reserved, entry.producer, entry.start, entry.stop)

@@ -26,7 +26,7 @@ _NSID = "slpf"
 def commands(
     update: Command,
     content: bytes,
-    check: Callable[[Command], None],
+    check: Callable[[Command], object],
     is_reserved: Callable[[int], bool],
 ) -> list[Command]:
     """Return the commands of the file, each with a key of its own.

@@ -163,16 +163,19 @@ def test_an_answer_that_the_broker_cannot_take_becomes_a_short_one(build, door, 
 
 
 @pytest.mark.req("LANG-44")
-def test_a_fault_of_ours_in_judging_costs_one_message_only(build, door, monkeypatch):
+@pytest.mark.parametrize("step", ["_read", "_judge"])
+def test_a_fault_of_ours_in_judging_costs_one_message_only(build, door, monkeypatch, step):
     bench = build(door)
-    judge = bench.consumer._gate._judge
+    gate = bench.consumer._gate
+    part = gate._reader if step == "_read" else gate
+    whole = getattr(part, step)
 
-    def faulty(message):
-        if message.token.packet_id == 2:
+    def faulty(what):
+        if getattr(what, "message", what).token.packet_id == 2:
             raise RecursionError("ours")
-        return judge(message)
+        return whole(what)
 
-    monkeypatch.setattr(bench.consumer._gate, "_judge", faulty)
+    monkeypatch.setattr(part, step, faulty)
     messages = [bench.message(deny(), request_id=str(number)) for number in range(3)]
     bench.deliver(*messages)
     bench.settle()
