@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import msgspec
 
-from oc2d.engine.ports import Outgoing
+from oc2d.engine.ports import Outgoing, kept
 from oc2d.errors import BadRequest, Refusal
 from oc2d.language.codec import Encoding, InputLimits, decode, encode
 from oc2d.language.ids import Names
@@ -19,7 +19,7 @@ __all__ = ["Answers", "Handles", "ReplyTo", "Written", "refused"]
 
 _MOST_HANDLES = 60_000
 _ONE_BATCH = 1024
-_MOST_UNSENT = 64 << 20  # bytes of responses on their way
+_MOST_UNSENT = 160 << 20  # bytes of responses on their way; more than comes ahead of their PUBACK
 _LONGEST_TEXT = 1000  # characters of a refusal: it may quote the command, and is remembered
 _OWN = InputLimits(payload=1 << 30, items=1 << 30)  # what we wrote ourselves has no limits
 _WITHIN = replace(_OWN, depth=_OWN.depth - 3)  # likewise, of a response that is to be wrapped
@@ -154,7 +154,7 @@ class Answers:
         payload = encode(wrap_response(tree, headers), to.encoding, self._names)
         return [
             Outgoing(
-                self._handles.take(len(payload)),
+                self._handles.take(kept(topic, payload, to.correlation)),
                 topic,
                 payload,
                 to.encoding,

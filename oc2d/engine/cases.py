@@ -157,7 +157,7 @@ class Cases:
         request = case.job.request
         self.open[request] = case
         self.by_producer[case.to.producer] += 1
-        self.held += len(case.origin.payload)
+        self.held += case.origin.size
         if not case.told:
             now, delay = self._clock.monotonic(), self.settings.interim_after
             self.patience.begin(request, case.response_type, now, delay)
@@ -165,7 +165,7 @@ class Cases:
     def _leave(self, request: int) -> None:
         """Keep nothing of a request that is finished."""
         case = self.open.pop(request)
-        self.held -= len(case.origin.payload)
+        self.held -= case.origin.size
         self.by_producer[case.to.producer] -= 1
         if not self.by_producer[case.to.producer]:
             del self.by_producer[case.to.producer]
@@ -208,7 +208,7 @@ class Cases:
     def deferred(self) -> list[tuple[str | None, int]]:
         """Tell of each command that waits for its start time whose it is and how many bytes."""
         return [
-            (case.to.producer, len(case.origin.payload))
+            (case.to.producer, case.origin.size)
             for case in self.open.values()
             if case.deferred or case.job.step is Step.RESERVE
         ]

@@ -68,7 +68,7 @@ class Consumer:
         self._clock = clock
         self._journal = Journal(journal)
         self._file = journal
-        handles = Handles({m.handle: len(m.payload) for m in self._journal.outbox()})
+        handles = Handles({m.handle: m.size for m in self._journal.outbox()})
         self._hooks = Hooks(manager)
         self._scheduler = Scheduler(clock)
         self._names = id_names(tuple(hosted.values()))

@@ -129,7 +129,7 @@ class Gate:
         if known is not None:
             return Repeat(known, to, asked.request, silent)
         try:
-            self._room(headers.sender, len(asked.message.payload))
+            self._room(headers.sender, asked.message.size)
         except Unavailable as refusal:
             return Answer(refused(refusal), to, asked.request, silent=silent)
         if asked.request is not None:
@@ -271,7 +271,7 @@ class Gate:
         if window.stop is not None and self._load.windows() >= _MOST_WINDOWS:
             raise Unavailable("too many time windows are open")
         if window.ahead(self._clock):
-            self._room_to_wait(to.producer, len(asked.message.payload))
+            self._room_to_wait(to.producer, asked.message.size)
         return Admit(
             host=host,
             command=typed,

@@ -34,6 +34,11 @@ class Token(msgspec.Struct, frozen=True):
     qos: int
 
 
+def kept(topic: str, payload: bytes, correlation: bytes | None) -> int:
+    """Count the bytes of what is kept: topic and correlation data may be as long as 64 KiB each."""
+    return len(topic) + len(payload) + len(correlation or b"")
+
+
 class Inbound(msgspec.Struct, frozen=True):
     """One message as it was delivered; absent properties are None.
 
@@ -57,6 +62,11 @@ class Inbound(msgspec.Struct, frozen=True):
     properties: bool = True
     """False under MQTT 3.1.1, which has none (AMB-14)."""
 
+    @property
+    def size(self) -> int:
+        """Bytes that are kept of it."""
+        return kept(self.topic, self.payload, self.correlation)
+
 
 class Outgoing(msgspec.Struct, frozen=True):
     """One response to publish. `handle` (1 to 60 000) is unique among the unfinished ones.
@@ -75,6 +85,11 @@ class Outgoing(msgspec.Struct, frozen=True):
     again: bool = False
     released: bool = False
     durable: bool = True
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept of it."""
+        return kept(self.topic, self.payload, self.correlation)
 
 
 class Transfer(Protocol):

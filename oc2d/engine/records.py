@@ -7,6 +7,7 @@ from enum import IntEnum
 
 import msgspec
 
+from oc2d.engine.ports import kept
 from oc2d.engine.window import Window
 from oc2d.language.codec import Encoding
 
@@ -38,6 +39,11 @@ class Origin(msgspec.Struct, frozen=True):
     accepted: int  # wall clock, ms
     window: Window
     reserved: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept of the message."""
+        return kept(self.topic, self.payload, self.correlation)
 
 
 class Known(msgspec.Struct, frozen=True):

@@ -208,8 +208,7 @@ class Conversation:
         if self._passing_over:
             self._passed_over += delivery.qos > 0  # the broker has no other
             return None
-        size = len(delivery.payload) + len(delivery.topic)
-        token = self.inbox.arrived(delivery.packet_id, delivery.qos, size)
+        token = self.inbox.arrived(delivery.packet_id, delivery.qos, delivery.size)
         if token is None:
             if not delivery.dup:
                 raise LinkLost("the broker used a packet identifier twice", PROTOCOL_ERROR)

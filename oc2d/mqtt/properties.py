@@ -105,6 +105,8 @@ class Delivery:
     payload_is_text: bool | None = None
     correlation: bytes | None = None
     response_topic: str | None = None
+    size: int = 0
+    """Bytes of the packet: properties may take more of it than the payload."""
 
 
 def decode_publish(first: int, body: bytes, *, v5: bool) -> Delivery:
@@ -126,7 +128,7 @@ def decode_publish(first: int, body: bytes, *, v5: bool) -> Delivery:
         raise ValueError("PUBLISH ends too early") from error
     if qos == 3 or bool(qos) != bool(packet_id) or not topic or "+" in topic or "#" in topic:  # noqa: PLR2004  QoS 3 does not exist
         raise ValueError("PUBLISH with an illegal QoS, packet identifier or topic")
-    delivery.payload = body[at:]
+    delivery.payload, delivery.size = body[at:], len(body)
     return delivery
 
 

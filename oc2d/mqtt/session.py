@@ -390,8 +390,5 @@ class Session:
 
 
 def _asleep() -> float:
-    """Tell for how many seconds this host was suspended: the monotonic clock stood still then.
-
-    A broker that gave us up meanwhile said so to nobody.
-    """
+    """Tell for how many seconds this host was suspended; a broker that gave us up told nobody."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

@@ -64,7 +64,7 @@ def test_a_delivery_that_cannot_be_written_down_is_acknowledged_and_holds_nothin
 
 
 def test_deliveries_wait_while_the_answers_on_their_way_take_too_much_memory():
-    handles = Handles({1: 60 << 20})
+    handles = Handles({1: 156 << 20})
     assert not handles.scarce(0)
     handle = handles.take(5 << 20)
     assert handles.scarce(0)
@@ -165,3 +165,20 @@ def test_large_commands_that_wait_leave_room_for_others(build, door, monkeypatch
     ]
     assert asked == [102] * (2000 // size) + [503]
     assert bench.answered(deny(), request_id="n" * 400).status == 200
+
+
+def test_correlation_data_count_as_what_they_are(build, door, monkeypatch):
+    """64 KiB of them with thousands of short commands took more memory than the unit gives."""
+    monkeypatch.setattr("oc2d.engine.intake._MOST_HELD", 4000)
+    door.behave = gate = Gate()
+    bench = build(door, limits=Limits(payload=1000))
+    for number in range(3):
+        bench.ask(deny(), request_id=str(number), correlation=bytes(1500))
+    assert (bench.reply(1).headers["request_id"], bench.reply(1).status) == ("2", 503)
+    assert bench.consumer._cases.held > 3000
+    gate.open.set()
+    bench.reply(3)
+    bench.settle()
+    assert bench.consumer._cases.held == 0
+    assert bench.consumer.answers._handles._held > 3 * 1500
+    assert len(bench.broker.sent) == 3
