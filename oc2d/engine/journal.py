@@ -30,9 +30,9 @@ _ROOM = 1 << 16  # bytes that a disk should take before it is trusted again
 
 _KNOWN = """
 SELECT id, response FROM
-  (SELECT id, response FROM requests WHERE key = ?1 ORDER BY id DESC LIMIT 1)
+  (SELECT id, response FROM requests WHERE key = ? ORDER BY id DESC LIMIT 1)
 UNION ALL
-SELECT 0, NULL FROM (SELECT 1 FROM requests WHERE key BETWEEN ?2 AND ?3 LIMIT 1)
+SELECT 0, NULL FROM (SELECT 1 FROM requests WHERE key BETWEEN ? AND ? LIMIT 1)
 """
 _WORTH_IT = 4  # keys: fewer are as quickly looked for one by one
 _TOGETHER = 16

@@ -212,10 +212,10 @@ class Store:
         """Return the highest number up to this that a rule has or had; 0: there is none."""
         self._write_added()
         query = (
-            "SELECT max((SELECT coalesce(max(number), 0) FROM rule WHERE number <= ?1),"
-            " (SELECT coalesce(max(number), 0) FROM spent WHERE number <= ?1))"
+            "SELECT max((SELECT coalesce(max(number), 0) FROM rule WHERE number <= ?),"
+            " (SELECT coalesce(max(number), 0) FROM spent WHERE number <= ?))"
         )
-        return int(self._file.execute(query, (most,)).fetchone()[0])
+        return int(self._file.execute(query, (most, most)).fetchone()[0])
 
     def _void_unless(self, mark: Path, boot_id: str) -> None:
         """Remove what was not to survive a reboot, and its outcomes, unless this boot made it."""
