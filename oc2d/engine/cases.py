@@ -241,7 +241,7 @@ class Cases:
         written = self._spoken(outcome, case)
         if written.status == _PROCESSING:  # no outcome: the interim answers are the engine's
             written = self._answers.write(refused(Failed("internal error")))
-        if isinstance(outcome, Response) and written.status != outcome.status:
+        if isinstance(outcome, Response) and not _says(outcome, written.status):
             unknown = True  # carried out, and what it said of it cannot be sent
         cause = outcome.__cause__ if isinstance(outcome, Refusal) else None
         self._finish(case, written, batch, unknown=unknown, cause=cause)
@@ -285,7 +285,7 @@ class Cases:
             response = refused(outcome) if isinstance(outcome, Refusal) else worded(outcome, case)
             written = self._answers.write(response)
             self._answers.try_out(written, case.to.encoding)
-        except Exception as error:  # noqa: BLE001 - any plugin, any error
+        except BaseException as error:  # noqa: BLE001 - any plugin, any error
             _log.error(events.ACTUATOR_FAILED, profile=case.job.profile, exc_info=error)
             return self._answers.write(refused(Failed("internal error")))
         return written
@@ -397,3 +397,8 @@ class Cases:
         if memory.key is None:
             return _NEVER
         return self._clock.wall() // 1000 + self.settings.remember
+
+
+def _says(outcome: Response, status: StatusCode) -> bool:
+    """Tell whether it has this status; what a plugin put there instead may not be comparable."""
+    return issubclass(type(outcome.status), int) and outcome.status == status

@@ -131,9 +131,7 @@ class Journal:
 
     def commit(self) -> None:
         """End the transaction."""
-        self._write_added()
-        if self._finished:
-            self._db.executemany(_FINISH, self._finished)
+        self._write_waiting()
         if self._posted:
             self._db.executemany("INSERT INTO outbox VALUES(?, ?, ?, ?, ?, ?, 0)", self._posted)
         self._clear()
@@ -178,8 +176,11 @@ class Journal:
         fresh = self._fresh.get(low, {})
         if key in fresh:
             return fresh[key], False
-        asked = (key, *_range(low))
-        row = None if low in self._strange else self._db.execute(_KNOWN, asked).fetchone()
+        row = None
+        if low not in self._strange:
+            if self._finished:  # it may be one of them, and be told its outcome
+                self._write_waiting()
+            row = self._db.execute(_KNOWN, (key, *_range(low))).fetchone()
         if row is None:
             return None, bool(fresh)
         return (Known(*row), False) if row[0] else (None, True)
@@ -246,11 +247,11 @@ class Journal:
         return self._last
 
     def _execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
-        """Run a statement that may be about what was just added."""
-        self._write_added()
+        """Run a statement that may be about what was just added or finished."""
+        self._write_waiting()
         return self._db.execute(statement, values)
 
-    def _write_added(self) -> None:
+    def _write_waiting(self) -> None:
         if self._added:
             self._db.executemany(
                 "INSERT INTO requests"
@@ -259,6 +260,9 @@ class Journal:
                 self._added,
             )
             self._added = []
+        if self._finished:
+            self._db.executemany(_FINISH, self._finished)
+            self._finished = []
 
     def reoriginate(self, request: int, origin: Origin) -> None:
         """Keep what changed of an unfinished request: its reserved results."""

@@ -37,16 +37,19 @@ def decode_extension(tree: Tree, type_: Any, encoding: Encoding, *, path: str) -
 def _of_nothing(type_: Any) -> Any:  # noqa: ANN401 - any type
     """Return what `{}` is read as, if that can be shared by all: a structure that nobody changes.
 
-    None: it cannot, or `{}` is no such structure.
+    None: it cannot, as parts of it are made for each, or `{}` is no such structure.
     """
     if not (isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
         return None
-    try:
-        made = msgspec.convert({}, type_)
-        hash(made)
-    except Exception:  # noqa: BLE001 - the type's own; who reads `{}` next is told
+    made_anew = hasattr(type_, "__post_init__") or any(
+        member.default_factory is not msgspec.NODEFAULT for member in msgspec.structs.fields(type_)
+    )
+    if made_anew or not type_.__struct_config__.frozen:
         return None
-    return made if type_.__struct_config__.frozen else None
+    try:
+        return msgspec.convert({}, type_)
+    except msgspec.ValidationError:  # who reads `{}` next is told
+        return None
 
 
 def extension_tree(value: Any, encoding: Encoding) -> Tree:  # noqa: ANN401 - whatever the profile declares

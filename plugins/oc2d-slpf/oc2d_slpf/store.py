@@ -88,6 +88,7 @@ class Store:
                 self.write()
         except BaseException:
             self._added, self._told, self._reserved = {}, {}, None
+            self._numbered = True  # the file has the `next` of before: what it keeps may be taken
             raise
 
     # -- asking

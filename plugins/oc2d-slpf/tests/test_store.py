@@ -588,3 +588,19 @@ def test_rules_that_went_between_opening_and_restoring_do_not_come_back(bench, p
     assert elements(paper) == 2
     assert len(numbers(slpf)) == 2
     assert slpf._rules.store.rules() == slpf._rules.store.rules()
+
+
+@pytest.mark.req("SLPF-25")
+def test_a_number_is_not_given_again_after_the_packet_filter_refused_the_one_who_had_it(
+    bench, paper, model, command
+):
+    slpf = bench.start(paper)
+    paper.failing = 3  # and the taking back as well
+    with pytest.raises(Failed):
+        slpf.execute(command("deny", "10.0.0.0/8"))
+    number = FIRST_AUTOMATIC
+    slpf.execute(command("deny", "10.1.0.0/16", insert_rule=number))
+    slpf.execute(command("delete", number))
+    bench.stop()
+    slpf = bench.start(model.Paper())
+    assert slpf.execute(command("deny", "10.1.0.0/16")).results.rule_number < number

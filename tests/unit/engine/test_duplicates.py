@@ -276,3 +276,25 @@ def test_a_clock_that_leaps_forward_forgets_nothing_at_once(build, door):
     bench.answered(deny(), request_id="third")
     bench.settle()
     assert bench.consumer._journal.remembered == 1
+
+
+@pytest.mark.req("AMB-21")
+@pytest.mark.parametrize("request_id", ["r-1", None])
+def test_a_duplicate_that_arrives_together_with_the_outcome_is_told_the_outcome(
+    bench, door, request_id
+):
+    door.behave = busy = Gate()
+    message = bench.ask(deny(), request_id=request_id, correlation=b"1", packet_id=9)
+    busy.wait()
+    bench.advance(10)
+    assert bench.reply(0).status == 102
+    hold = Gate()
+    bench.consumer.engine.reconfigure(hold)
+    hold.wait()
+    busy.open.set()
+    bench.call("x-door", lambda: None)  # the outcome was reported
+    bench.deliver(again(message, correlation=b"2", redelivered=True))
+    hold.open.set()
+    bench.settle()
+    told = [(reply.status, reply.outgoing.correlation) for reply in bench.replies]
+    assert told == [(102, b"1"), (200, b"1"), (200, b"2")]

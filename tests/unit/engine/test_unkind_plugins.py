@@ -12,6 +12,7 @@ from oc2d.actuator import Response
 from oc2d.config import Policy
 from oc2d.errors import Failed, Forbidden, Refusal, Unauthorized, Unavailable
 from oc2d.hookspecs import hookimpl
+from oc2d.language.reading import Value
 from oc2d.language.vocabulary import StatusCode
 from tests.unit.engine.bench import deny, features
 from tests.unit.engine.plugins import DoorResults, Gate, Idempotent, Recording, Together, Window
@@ -550,3 +551,29 @@ def test_the_status_shows_the_text_of_a_refusal(build, door):
     bench = build(door)
     told = bench.consumer.snapshot()["actuators"]["x-door"]
     assert told["error"] == "status failed: the door does not answer"
+
+
+class Exits(Value):
+    def tree(self, _encoding):
+        raise SystemExit
+
+
+class Incomparable:
+    def __ne__(self, _other):
+        raise ValueError("ambiguous")
+
+    __eq__ = __ne__
+    __hash__ = None
+
+
+@pytest.mark.req("LANG-44")
+@pytest.mark.parametrize(
+    "wrong", [{"results": Exits()}, {"status": Incomparable()}, {"status": Unbound()}]
+)
+def test_a_response_that_breaks_who_looks_at_it_is_a_500_and_the_engine_lives_on(
+    bench, door, wrong
+):
+    door.behave = lambda _: Response(**wrong)
+    assert bench.answered(deny()).status == 500
+    door.behave = lambda _: Response()
+    assert bench.answered(deny(), request_id="2").status == 200

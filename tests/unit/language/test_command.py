@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated
 
 import msgspec
@@ -363,3 +364,33 @@ def test_features_named_twice_count_once():
     command = parse(target={"features": ["versions", "pairs", "versions"]})
     assert isinstance(command.target.value, Features)
     assert command_tree(command, Encoding.JSON)["target"] == {"features": ["versions", "pairs"]}
+
+
+def test_what_nothing_is_read_as_is_made_anew_where_somebody_could_see_the_difference():
+    def read(type_):
+        return decode_extension({}, type_, Encoding.JSON, path="$")
+
+    class Plain(msgspec.Struct, frozen=True):
+        number: int = 1
+
+    class Listed(msgspec.Struct, frozen=True, eq=False):
+        names: list[str] = msgspec.field(default_factory=list)
+
+    class Counted(msgspec.Struct, frozen=True):
+        number: int = msgspec.field(default_factory=itertools.count().__next__)
+
+    class Checked(msgspec.Struct, frozen=True):
+        number: int = 1
+
+        def __post_init__(self):
+            if next(turns):
+                raise ValueError("not twice")
+
+    turns = itertools.count()
+    assert read(Plain) is read(Plain)
+    read(Listed).names.append("mine")
+    assert read(Listed).names == []
+    assert read(Counted) != read(Counted)
+    read(Checked)
+    with pytest.raises(BadRequest, match="not twice"):
+        read(Checked)
