@@ -18,7 +18,7 @@ import structlog
 from oc2d.actuator import Response
 from oc2d.engine import events
 from oc2d.engine.answers import Answers, Handles, ReplyTo, Written, refused
-from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, worded
+from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, says, worded
 from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.journal import Journal
@@ -136,14 +136,8 @@ class Cases:
             _log.info(events.ACTUATOR_CHOSEN, profile=host.nsid)
         early = host.early(command.action, command.target_name, verdict.response_type)
         job = Job(request, host.nsid, step, command, window, early=early, noted=noted)
-        case = Case(
-            job,
-            verdict.request,
-            verdict.origin,
-            verdict.to,
-            verdict.response_type,
-            self._clock.monotonic(),
-        )
+        now = self._clock.monotonic()
+        case = Case(job, verdict.request, verdict.origin, verdict.to, verdict.response_type, now)
         self.reopen(case)
         batch.undo.append(partial(self._leave, request))
         batch.then.append(partial(self._dispatch, verdict.request, job))
@@ -241,7 +235,7 @@ class Cases:
         written = self._spoken(outcome, case)
         if written.status == _PROCESSING:  # no outcome: the interim answers are the engine's
             written = self._answers.write(refused(Failed("internal error")))
-        if isinstance(outcome, Response) and not _says(outcome, written.status):
+        if isinstance(outcome, Response) and not says(outcome, written.status):
             unknown = True  # carried out, and what it said of it cannot be sent
         cause = outcome.__cause__ if isinstance(outcome, Refusal) else None
         self._finish(case, written, batch, unknown=unknown, cause=cause)
@@ -353,9 +347,14 @@ class Cases:
                 if case.running:
                     self.finished(case.job, OutcomeUnknown("outcome unknown"), batch)
                 elif not case.deferred:
-                    # the worker may have passed over it until then
-                    batch.undo.append(partial(self.workers[profile].post, case.job))
+                    again = partial(self.workers[profile].post_if, case.job)
+                    batch.undo.append(partial(again, partial(self._passed_over, case)))
                     self.finished(case.job, Unavailable(f"{profile} does not answer"), batch)
+
+    def _passed_over(self, case: Case) -> bool:
+        """Tell whether the worker did not take it when it had its turn, for it seemed answered."""
+        there = self.open.get(case.job.request) is case
+        return there and not (case.running or case.deferred)
 
     # -- from the clock
 
@@ -394,11 +393,5 @@ class Cases:
 
     def _expires(self, memory: Memory) -> int:
         """Tell until when it is remembered; without a request id until its packet id is reused."""
-        if memory.key is None:
-            return _NEVER
-        return self._clock.wall() // 1000 + self.settings.remember
-
-
-def _says(outcome: Response, status: StatusCode) -> bool:
-    """Tell whether it has this status; what a plugin put there instead may not be comparable."""
-    return issubclass(type(outcome.status), int) and outcome.status == status
+        kept = self._clock.wall() // 1000 + self.settings.remember
+        return _NEVER if memory.key is None else kept

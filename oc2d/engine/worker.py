@@ -126,6 +126,10 @@ class Worker:
         """Put a job at the end of the line."""
         self._jobs.put(job)
 
+    def post_if(self, job: Job, wanted: Callable[[], bool]) -> None:
+        """Put a job at the end of the line if, when all before it had their turn, it is wanted."""
+        self.tell(lambda: self.post(job) if wanted() else None)
+
     def tell(self, function: Callable[[], None]) -> None:
         """Run `function` on the worker, some time; what it raises is logged."""
 

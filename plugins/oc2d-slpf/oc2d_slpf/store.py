@@ -116,7 +116,8 @@ class Store:
         return held is not None and held.reserved
 
     def rules(self) -> list[Alike]:
-        """Return the rules that are in force."""
+        """Return the rules that are in force; not within a transaction."""
+        storing.settle(self._file)
         known, self._read = self._read, None
         if known is not None and known[0] == self._file.total_changes:
             return known[1]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from oc2d.errors import Refusal
 from oc2d.language.vocabulary import StatusCode
 
-__all__ = ["Outcome", "StoreError", "outcomes", "transaction"]
+__all__ = ["Outcome", "StoreError", "outcomes", "settle", "transaction"]
 
 #: The store could not be written or read; the message is for the log.
 StoreError = sqlite3.Error
@@ -37,14 +37,24 @@ class Outcome:
 @contextlib.contextmanager
 def transaction(file: sqlite3.Connection) -> Iterator[None]:
     """Commit what is done inside, durably, or nothing of it."""
+    settle(file)
     file.execute("BEGIN IMMEDIATE")
     try:
         yield
         file.execute("COMMIT")
     except BaseException:
-        if file.in_transaction:
-            file.execute("ROLLBACK")
+        with contextlib.suppress(StoreError):
+            settle(file)
         raise
+
+
+def settle(file: sqlite3.Connection) -> None:
+    """End a transaction that failed, for nobody may read what it wrote; the disk may refuse that.
+
+    Raises `StoreError`: then it is still to be done.
+    """
+    if file.in_transaction:
+        file.execute("ROLLBACK")
 
 
 def outcomes(file: sqlite3.Connection, keys: Collection[str]) -> dict[str, Outcome]:
