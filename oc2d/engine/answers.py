@@ -112,11 +112,18 @@ class Answers:
         self._wall = wall
         self._handles = handles
         self._names = names
+        self._last: Written | None = None
 
     @staticmethod
     def write(response: OpenC2Response) -> Written:
         """Make a response ready to be kept and sent; raises whatever would prevent that in JSON."""
         return Written(response, encode(response_tree(response, Encoding.JSON), Encoding.JSON))
+
+    def write_own(self, response: OpenC2Response) -> Written:
+        """Do that with a response of the core, which many in a row may ask for."""
+        if self._last is None or self._last.response is not response:
+            self._last = self.write(response)
+        return self._last
 
     def build(self, written: Written, to: ReplyTo, *, durable: bool) -> list[Outgoing]:
         """Wrap a response for each topic it goes to (AMB-3)."""

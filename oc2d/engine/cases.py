@@ -92,7 +92,7 @@ class Cases:
         batch.acknowledge.append(message.token)
 
     def _answer(self, verdict: Answer, topic: str, batch: Batch) -> None:
-        memory, written = verdict.memory, self._answers.write(verdict.response)
+        memory, written = verdict.memory, self._answers.write_own(verdict.response)
         if memory is not None:
             stored = None if verdict.silent else written.json
             request = self._journal.add_answered(memory.key, self._expires(memory), stored)

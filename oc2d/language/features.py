@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from oc2d.errors import BadRequest
 from oc2d.language.command import OpenC2Command
@@ -13,11 +14,12 @@ from oc2d.language.vocabulary import Action, Feature, ResponseType, StatusCode
 
 __all__ = ["Capabilities", "answer_features", "is_query_features"]
 
+_FEATURES = (Feature.VERSIONS, Feature.PROFILES, Feature.PAIRS, Feature.RATE_LIMIT)
 #: `none` is answered here and silenced by who sends (AMB-20).
 _TOLERATED = (None, ResponseType.COMPLETE, ResponseType.NONE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Capabilities:
     """What this Consumer can do; `rate_limit` is in commands per minute (LANG-51).
 
@@ -48,12 +50,18 @@ def answer_features(command: OpenC2Command, capabilities: Capabilities) -> OpenC
             path="$.body.openc2.request.args",
         )
     asked: Features = command.target.value
-    if not asked:
+    return _answer(capabilities, tuple(feature in asked for feature in _FEATURES))
+
+
+@lru_cache(maxsize=32)  # there are 16, of this configuration
+def _answer(capabilities: Capabilities, asked: tuple[bool, ...]) -> OpenC2Response:
+    if not any(asked):
         return OpenC2Response(StatusCode.OK)
+    versions, profiles, pairs, rate_limit = asked
     results = Results(
-        versions=capabilities.versions if Feature.VERSIONS in asked else None,
-        profiles=capabilities.profiles if Feature.PROFILES in asked else None,
-        pairs=capabilities.pairs if Feature.PAIRS in asked else None,
-        rate_limit=capabilities.rate_limit if Feature.RATE_LIMIT in asked else None,
+        versions=capabilities.versions if versions else None,
+        profiles=capabilities.profiles if profiles else None,
+        pairs=capabilities.pairs if pairs else None,
+        rate_limit=capabilities.rate_limit if rate_limit else None,
     )
     return OpenC2Response(StatusCode.OK, results=results)

@@ -16,8 +16,8 @@ from tests.waiting import wait_until
 
 __all__ = ["run"]
 
-_QUEUE = 300
-_SHARE = 100
+_QUEUE = 60
+_SHARE = 20  # as many as a flood sends at once
 _GROWTH = 32 << 20
 _RATE = 90
 _MEEK_PAUSE = 0.2
