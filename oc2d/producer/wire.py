@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 import threading
 import time
@@ -18,6 +19,7 @@ from oc2d.mqtt.status import LinkObserver
 __all__ = ["LinkError", "Wire"]
 
 _GLANCE = 0.02
+_LOOK = 1.0  # seconds
 
 
 class LinkError(Oc2dError):
@@ -89,11 +91,14 @@ class Wire:
 
     def receive(self, deadline: float | None) -> Inbound | None:
         """Wait for the next delivery until `deadline` (monotonic clock; None: for ever)."""
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            return self._received.get(timeout=left)
-        except queue.Empty:
-            return None
+        while True:
+            left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                # a Ctrl-C that comes just before it waits would else be noticed by nobody
+                return self._received.get(timeout=min(left, _LOOK))
+            except queue.Empty:
+                if left <= _LOOK:
+                    return None
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self._timeout
