@@ -261,7 +261,7 @@ class Cases:
             self._journal.finish(request, keep=lasts, response=written.json if owes else None)
         if lasts:
             self._journal.arm(request, revert=True)
-            end = msgspec.structs.replace(job, step=Step.REVERT, early=False)
+            end = msgspec.structs.replace(job, step=Step.REVERT, early=False, noted=False)
             batch.then.append(lambda: self.wait_for_end(end))
         if owes:
             self._send(written, case.to, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -182,3 +183,16 @@ def test_correlation_data_count_as_what_they_are(build, door, monkeypatch):
     assert bench.consumer._cases.held == 0
     assert bench.consumer.answers._handles._held > 3 * 1500
     assert len(bench.broker.sent) == 3
+
+
+def test_a_revert_is_counted_before_it_begins_whatever_was_noted_of_its_command(build):
+    actuator = Together()
+    bench = build(actuator)
+    assert bench.answered(deny(duration=5000)).status == 200
+    gate = actuator.on_revert = Gate()
+    bench.clock.turn(6)
+    bench.consumer.look_at_the_clock()
+    gate.wait()
+    with closing(sqlite3.connect(bench.dead_copy("dead") / "journal.db")) as journal:
+        assert journal.execute("SELECT attempts FROM timers WHERE revert").fetchall() == [(1,)]
+    gate.open.set()
