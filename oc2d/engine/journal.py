@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from oc2d.engine.journal_file import open_
+from oc2d.engine.journal_file import last_counted, open_
 from oc2d.engine.ports import Outgoing
 from oc2d.engine.records import Known, Origin, Pending, Phase, Timer, command_key
 from oc2d.errors import StateError
@@ -26,7 +26,6 @@ __all__ = ["Journal"]
 
 _LEAP = 1 << 40  # there are ids for 8 million starts
 _ROOM = 1 << 16  # bytes that a disk should take before it is trusted again
-
 
 _KNOWN = """
 SELECT id, response FROM
@@ -69,7 +68,7 @@ class Journal:
                 self.epoch = self._meta("epoch", secrets.token_hex(6))
                 (self.remembered,) = self._db.execute("SELECT count(*) FROM requests").fetchone()
                 (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()
-                self._last = max(int(newest), int(self._meta("last", "0")), self._counted())
+                self._last = max(int(newest), int(self._meta("last", "0")), last_counted(self._db))
                 # should this be an older copy that was put back: no id that was given since
                 self._last += secrets.randbelow(_LEAP)
                 place = "SELECT coalesce(max(place), 0) FROM outbox"
@@ -104,14 +103,6 @@ class Journal:
         self._db.execute("INSERT OR IGNORE INTO meta VALUES(?, ?)", (name, default))
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return str(row[0])
-
-    def _counted(self) -> int:
-        """Return the last id that SQLite noted, in files of versions that used AUTOINCREMENT."""
-        noted = "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"
-        if self._db.execute(noted).fetchone() is None:
-            return 0
-        query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'requests'"
-        return int(self._db.execute(query).fetchone()[0])
 
     def close(self) -> None:
         """Close the file; everything committed stays."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from oc2d.errors import StateError
 
-__all__ = ["open_"]
+__all__ = ["last_counted", "open_"]
 
 _VERSION = 1
 _SCHEMA = """
@@ -71,3 +71,12 @@ def open_(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def last_counted(connection: sqlite3.Connection) -> int:
+    """Return the last id that SQLite noted, in files of versions that used AUTOINCREMENT."""
+    noted = "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"
+    if connection.execute(noted).fetchone() is None:
+        return 0
+    query = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'requests'"
+    return int(connection.execute(query).fetchone()[0])
