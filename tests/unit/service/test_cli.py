@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -306,6 +307,17 @@ def test_status_asks_the_running_daemon(oc2d, write, daemon):
 
 def test_status_works_when_the_file_was_broken_since(oc2d, write, daemon):
     assert oc2d("status", "--config", write("keep_alive = 3\n" + daemon)).returncode == 0
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_status_that_is_nested_too_deep_is_one_line_of_error(write, monkeypatch, capsys, form):
+    deep = reduce(lambda inner, _: {"a": inner}, range(5000), {})
+    monkeypatch.setattr("oc2d.status.fetch", lambda _: deep)
+    assert main(["status", *form, "--config", str(write(CONFIG))]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("oc2d: the answer on ")
+    assert len(told.err.splitlines()) == 1
 
 
 def test_status_of_nobody_ends_with_1(oc2d, write, tmp_path):
