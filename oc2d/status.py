@@ -201,7 +201,8 @@ class _TooLongError(Exception):
 
 def _read(link: socket.socket, deadline: float) -> bytes:
     """Read until the other side closes; raises TimeoutError however busily it writes."""
-    chunks, size = [], 0
+    chunks: list[bytes] = []
+    size = 0
     while (left := deadline - time.monotonic()) > 0:
         link.settimeout(left)
         chunk = link.recv(1 << 16)

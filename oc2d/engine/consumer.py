@@ -170,7 +170,11 @@ class Consumer:
 
     def alive(self, patience: float) -> Mapping[str, bool]:
         """Tell for the watchdog which parts make progress within `patience` seconds."""
-        return {"engine": self.engine.ping(patience), "scheduler": self._scheduler.alive()}
+        return {
+            "engine": self.engine.ping(patience),
+            "scheduler": self._scheduler.alive(),
+            **{f"actuator {nsid}": worker.running for nsid, worker in self._workers.items()},
+        }
 
     def configure(
         self, config: Config, hosted: Mapping[str, Hosted], subscribed: Sequence[str]

@@ -28,7 +28,7 @@ from oc2d.engine.deliveries import Deliveries, is_disk
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
 from oc2d.engine.ports import Inbound, Transfer
-from oc2d.engine.worker import Job, Outcome
+from oc2d.engine.worker import Job, Outcome, OutcomeUnknown
 from oc2d.errors import Failed
 
 __all__ = ["Engine"]
@@ -164,7 +164,7 @@ class Engine:
 
     def wanted(self, job: Job) -> bool:
         """Tell whether a request is still open."""
-        return job.request in self._cases.open
+        return self._cases.wanted(job)
 
     def accepted(self, job: Job) -> None:
         """Send the 102 of an `ack`."""
@@ -172,7 +172,10 @@ class Engine:
 
     def reserved(self, job: Job, results: object) -> None:
         """Keep what was reserved."""
-        self._post(_Report(lambda batch: self._cases.reserved(job, results, batch)))
+        dropped = partial(self.finished, [(job, Failed("internal error"))])
+        self._post(
+            _Report(lambda batch: self._cases.reserved(job, results, batch), dropped=dropped)
+        )
 
     def started(self, jobs: Sequence[Job], *, durable: bool) -> list[Job]:
         """Write down that these begin, wait for it, return those that are still wanted."""
@@ -199,13 +202,20 @@ class Engine:
         self._post(_Report(lambda _: self._cases.postponed(jobs), durable=False))
 
     def finished(self, jobs: Sequence[tuple[Job, Outcome]]) -> None:
-        """Write down outcomes."""
+        """Write down outcomes; one that cannot be is told as unknown."""
 
         def write(batch: Batch) -> None:
             for job, outcome in jobs:
                 self._cases.finished(job, outcome, batch)
 
-        self._post(_Report(write))
+        def dropped() -> None:
+            if len(jobs) > 1:
+                for one in jobs:
+                    self.finished([one])
+            elif not isinstance(jobs[0][1], OutcomeUnknown):
+                self.finished([(jobs[0][0], OutcomeUnknown("internal error"))])
+
+        self._post(_Report(write, dropped=dropped))
 
     def reverted(self, job: Job, failed: str | None) -> None:
         """Close a window."""

@@ -19,7 +19,7 @@ from oc2d.engine.selection import Hosted
 from oc2d.engine.window import Window
 from oc2d.errors import Failed, Refusal
 
-__all__ = ["Job", "Outcome", "OutcomeUnknown", "Reports", "Step", "Worker"]
+__all__ = ["Job", "Outcome", "OutcomeUnknown", "Reports", "Step", "Worker", "unless_begun"]
 
 _log = structlog.get_logger("oc2d.engine")
 _MOST_AT_ONCE = 256
@@ -39,8 +39,8 @@ class Job(msgspec.Struct, frozen=True):
     """One step of one request; `early` asks for a 102 before it is executed.
 
     `suspect` was running when the process died: it runs alone, so that nothing else is blamed when
-    it dies again. `leftover` was accepted by an earlier process, which may have begun it. `noted`
-    was written down as STARTED when it was accepted.
+    it dies again. `leftover` may have been begun by an earlier process. `noted` was written down as
+    STARTED when it was accepted.
     """
 
     request: int
@@ -56,6 +56,11 @@ class Job(msgspec.Struct, frozen=True):
 
 class OutcomeUnknown(Failed):
     """500: it may have taken effect, so the end of its window is still carried out."""
+
+
+def unless_begun(job: Job, refusal: Refusal) -> Refusal:
+    """Refuse a job that is not begun here: an earlier process may have done so."""
+    return OutcomeUnknown(refusal.text) if job.leftover else refusal
 
 
 Outcome = Response | Refusal
@@ -126,10 +131,6 @@ class Worker:
         """Put a job at the end of the line."""
         self._jobs.put(job)
 
-    def post_if(self, job: Job, wanted: Callable[[], bool]) -> None:
-        """Put a job at the end of the line if, when all before it had their turn, it is wanted."""
-        self.tell(lambda: self.post(job) if wanted() else None)
-
     def tell(self, function: Callable[[], None]) -> None:
         """Run `function` on the worker, some time; what it raises is logged."""
 
@@ -184,6 +185,11 @@ class Worker:
         self._stopping.set()
         self.tell(self.host.actuator.stop)
         self._jobs.put(None)
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread.is_alive()
 
     def ended(self, timeout: float) -> bool:
         """Wait for the end after `stop`; False: the actuator does not come back."""
@@ -254,7 +260,7 @@ class Worker:
             with self._asking:
                 self.host.actuator.check(job.command)
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
-            return self._as_refusal(error)
+            return unless_begun(job, self._as_refusal(error))
         return None
 
     def _window_over(self, job: Job) -> Refusal | None:
@@ -262,9 +268,7 @@ class Worker:
             return None
         command = job.command
         text = self.host.worded(Reason.WINDOW_OVER, command.action, command.target_name)
-        if job.leftover and self.host.actuator.idempotent:
-            return OutcomeUnknown(text)
-        return Failed(text)
+        return unless_begun(job, Failed(text))
 
     def _reserve(self, job: Job) -> None:
         if not self._reports.wanted(job):
@@ -323,7 +327,7 @@ class Worker:
                 commands = [job.command for job in jobs]
                 outcomes: list[Any] = list(self.host.actuator.execute_many(commands))
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
-            return [self._as_refusal(error) for _ in jobs]
+            return [self._broke_off(error) for _ in jobs]
         if len(outcomes) != len(jobs):
             return [self._nonsense(outcomes) for _ in jobs]
         return [o if _is(o, Response, Refusal) else self._nonsense(o) for o in outcomes]
@@ -333,11 +337,16 @@ class Worker:
             with self._asking:
                 outcome: Any = self.host.actuator.execute(command)
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
-            return self._as_refusal(error)
+            return self._broke_off(error)
         return outcome if _is(outcome, Response) else self._nonsense(outcome)
 
     def _nonsense(self, value: object) -> Refusal:
-        return self._as_refusal(TypeError(f"answered {type(value).__name__}, not a Response each"))
+        return self._broke_off(TypeError(f"answered {type(value).__name__}, not a Response each"))
+
+    def _broke_off(self, error: BaseException) -> Refusal:
+        """Take only a refusal for a sign that nothing happened."""
+        refusal = self._as_refusal(error)
+        return refusal if refusal is error else OutcomeUnknown(refusal.text)
 
     def _revert(self, job: Job) -> None:
         self._reports.started([job], durable=False)

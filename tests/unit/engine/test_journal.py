@@ -19,8 +19,8 @@ from oc2d.engine.window import Window
 from oc2d.errors import StateError
 from oc2d.hookspecs import hookimpl
 from oc2d.language.codec import Encoding
-from tests.unit.engine.bench import deny, features
-from tests.unit.engine.plugins import Gate, Recording
+from tests.unit.engine.bench import Failing, deny, features, until
+from tests.unit.engine.plugins import Gate, Recording, Together
 
 ORIGIN = Origin(
     request_id="r",
@@ -113,25 +113,6 @@ def test_a_damaged_entry_is_told_of(build, door):
         database.commit()
     with pytest.raises(StateError, match=r"request \d+ is damaged"):
         build(Recording(), directory=copy)
-
-
-class Failing:
-    """A method of the journal that the disk refuses as often as told."""
-
-    def __init__(self, bench, method="commit", error=None):
-        self.journal = bench.consumer._journal
-        self.method = getattr(self.journal, method)
-        self.error = error or sqlite3.OperationalError("database or disk is full")
-        self.times = 0
-        self.failed = 0
-        setattr(self.journal, method, self)
-
-    def __call__(self, *args, **options):
-        if self.times:
-            self.times -= 1
-            self.failed += 1
-            raise self.error
-        return self.method(*args, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -248,15 +229,42 @@ def test_a_worker_waits_while_the_journal_fails_and_is_not_stuck_for_it(build, d
     assert bench.reply(2).status == 200
 
 
-def test_an_error_that_is_not_the_disks_costs_one_report_only(build, door):
+@pytest.mark.parametrize("times", [2, 4])  # in company and alone, and as unknown
+def test_an_error_that_is_not_the_disks_costs_one_report_only(build, door, times):
     bench = build(door)
     failing = Failing(bench, "finish", ValueError("a fault of ours"))
-    failing.times = 2  # in company and alone
+    failing.times = times
     bench.ask(deny())
+    until(lambda: not failing.times)
     bench.settle()
-    assert bench.answered(deny(), request_id="2").status == 200
+    bench.ask(deny(), request_id="2")
+    bench.settle()
     assert bench.consumer.engine.running
-    assert bench.statuses == [200]
+    assert bench.statuses == ([500, 200] if times == 2 else [200])
+
+
+def test_an_outcome_that_cannot_be_written_takes_none_of_its_company_with_it(build):
+    together = Together()
+    gate = together.behave = Gate()
+    bench = build(together)
+    bench.ask(deny(), request_id="first")
+    gate.wait()
+    bench.deliver(*(bench.message(deny(), request_id=str(number)) for number in range(3)))
+    assert bench.consumer.engine.settle(10)
+    journal = bench.consumer._journal
+    finish, bad = journal.finish, journal._last - 1
+
+    def fails(request, **options):
+        if request == bad:
+            raise ValueError("a fault of ours")
+        finish(request, **options)
+
+    journal.finish = fails
+    gate.open.set()
+    bench.reply(3)
+    bench.settle()
+    told = {reply.headers["request_id"]: reply.status for reply in bench.replies}
+    assert (together.batches, told) == ([3], {"first": 200, "0": 200, "2": 200})
 
 
 @pytest.mark.parametrize("error", [ValueError("ours"), sqlite3.IntegrityError("UNIQUE")])
