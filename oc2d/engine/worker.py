@@ -23,7 +23,6 @@ __all__ = ["Job", "Outcome", "OutcomeUnknown", "Reports", "Step", "Worker", "unl
 
 _log = structlog.get_logger("oc2d.engine")
 _MOST_AT_ONCE = 256
-_COMPANY = 0.05  # seconds that an outcome may wait for others to be written with
 
 
 class Step(Enum):
@@ -306,20 +305,13 @@ class Worker:
 
     def _in_turn(self, jobs: Sequence[Job]) -> None:
         """Execute one after the other; the outcome of a quick one does not wait for a slow one."""
-        done: list[tuple[Job, Outcome]] = []
-        since = self._clock.monotonic()
         for place, job in enumerate(jobs):
             if self._stopping.is_set():
                 self._reports.postponed(jobs[place:])
                 break
             if not self._reports.wanted(job):  # given up for while one before it took too long
                 continue
-            done.append((job, self._outcome(job.command)))
-            if self._clock.monotonic() - since >= _COMPANY:
-                self._reports.finished(done)
-                done, since = [], self._clock.monotonic()
-        if done:
-            self._reports.finished(done)
+            self._reports.finished([(job, self._outcome(job.command))])
 
     def _outcomes(self, jobs: Sequence[Job]) -> list[Outcome]:
         try:
