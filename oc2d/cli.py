@@ -139,6 +139,7 @@ def _configure_logs(options: argparse.Namespace, default: str) -> None:
 
     mode = cast(logs.Format, options.log_format or default)
     logs.configure(mode, options.log_level)
+    logs.keep()
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -356,7 +356,52 @@ def test_ctrl_c_is_quiet(write, install, site, tmp_path):
     assert (process.returncode, err) == (1, "")
 
 
-def test_main_returns_its_exit_code(write, capsys):
+TAKER = """
+import threading, structlog
+from oc2d.hookspecs import hookimpl
+
+def take():
+    structlog.configure(processors=[], wrapper_class=structlog.stdlib.BoundLogger,
+                        logger_factory=structlog.stdlib.LoggerFactory())
+
+take()
+
+@hookimpl
+def oc2d_parse_config(table):
+    return 1
+
+@hookimpl
+def oc2d_configure(config, place):
+    take()
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+"""
+
+
+def test_a_plugin_does_not_take_the_log_over(write, install, site):
+    install("taker", TAKER, entry="taker", target="")
+    own = "port = 9\ntls = false\n[plugins.taker]\n"
+    own += '[state]\ndirectory = "s"\nruntime_directory = "r"\n'
+    with subprocess.Popen(
+        [sys.executable, "-m", "oc2d", "--log-format", "json", "--config", write(CONFIG + own)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(site)},
+    ) as process:
+        lines = []
+        for line in process.stderr:
+            lines.append(json.loads(line))
+            if lines[-1]["event"] == "started":
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
+    events = [line["event"] for line in lines]
+    assert events[-1] == "stopped"
+    assert [line["by"] for line in lines if line["event"] == "log_setup_ignored"] == ["taker"]
+
+
+def test_main_returns_its_exit_code(write, capsys, monkeypatch):
+    monkeypatch.setattr("oc2d.logs.keep", lambda: None)
     assert main(["check", "--config", str(write("device_id = 3"))]) == 78
     assert "device_id" in capsys.readouterr().err
 
