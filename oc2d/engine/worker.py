@@ -237,21 +237,19 @@ class Worker:
             self._execute(self._checked(items))
 
     def _checked(self, jobs: Sequence[Job]) -> list[Job]:
-        """Refuse what cannot work; the rest is accepted, and executed if its window is open.
+        """Refuse what cannot work; the rest is accepted.
 
-        One that was reserved has been checked and accepted then (AMB-24, AMB-25).
+        One that was reserved has been checked and accepted then (AMB-25).
         """
         passed = []
         for job in filter(self._reports.wanted, jobs):
             refusal = self._wrong(job) if job.step is Step.CARRY_OUT else None
-            if refusal is None:
-                if job.early:
-                    self._reports.accepted(job)
-                refusal = self._window_over(job)
-            if refusal is None:
-                passed.append(job)
-            else:
+            if refusal is not None:
                 self._reports.finished([(job, refusal)])
+                continue
+            if job.early:
+                self._reports.accepted(job)
+            passed.append(job)
         return passed
 
     def _wrong(self, job: Job) -> Refusal | None:
@@ -262,12 +260,14 @@ class Worker:
             return unless_begun(job, self._as_refusal(error))
         return None
 
-    def _window_over(self, job: Job) -> Refusal | None:
+    def _in_time(self, job: Job) -> bool:
+        """Refuse what would take effect after its window, however long it waited (AMB-24)."""
         if not job.window.over(self._clock):
-            return None
+            return True
         command = job.command
         text = self.host.worded(Reason.WINDOW_OVER, command.action, command.target_name)
-        return unless_begun(job, Failed(text))
+        self._reports.finished([(job, unless_begun(job, Failed(text)))])
+        return False
 
     def _reserve(self, job: Job) -> None:
         if not self._reports.wanted(job):
@@ -286,13 +286,16 @@ class Worker:
 
     def _execute(self, jobs: list[Job]) -> None:
         """Execute in one go where that is safe: an actuator that is not idempotent gets one."""
+        together = type(self.host.actuator).execute_many is not Actuator.execute_many
         while jobs and not self._stopping.is_set():
             most = 1
             if self.host.actuator.idempotent and not jobs[0].suspect:
                 most = next((i for i, job in enumerate(jobs) if job.suspect), len(jobs))
             now, jobs = jobs[:most], jobs[most:]
             now = self._reports.started(now, durable=not self.host.actuator.idempotent)
-            if len(now) > 1 and type(self.host.actuator).execute_many is not Actuator.execute_many:
+            if together:
+                now = list(filter(self._in_time, now))
+            if together and len(now) > 1:
                 self._reports.finished(list(zip(now, self._outcomes(now), strict=True)))
             else:
                 self._in_turn(now)
@@ -309,9 +312,9 @@ class Worker:
             if self._stopping.is_set():
                 self._reports.postponed(jobs[place:])
                 break
-            if not self._reports.wanted(job):  # given up for while one before it took too long
-                continue
-            self._reports.finished([(job, self._outcome(job.command))])
+            # it may have been given up for while one before it took too long
+            if self._reports.wanted(job) and self._in_time(job):
+                self._reports.finished([(job, self._outcome(job.command))])
 
     def _outcomes(self, jobs: Sequence[Job]) -> list[Outcome]:
         try:

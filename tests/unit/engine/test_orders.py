@@ -340,6 +340,41 @@ def test_what_took_effect_is_told_as_that_though_the_next_one_gets_stuck(build, 
     second.open.set()
 
 
+# -- time goes by
+
+
+@pytest.mark.req("AMB-24")
+@pytest.mark.parametrize("many", [False, True])
+def test_a_window_that_closed_behind_slow_company_puts_nothing_in_force(build, many):
+    door = Together() if many else Idempotent()
+    bench = build(door)
+    first = door.behave = Gate()
+    bench.ask(deny(), request_id="first")
+    first.wait()
+    second = Gate()
+    door.behave = lambda c: second(c) if str(c.target) == "192.0.2.2" else Response()
+    bench.ask(deny("192.0.2.2"), request_id="slow")
+    bench.ask(deny("192.0.2.3", duration=1000), request_id="short")
+    bench.ask(deny("192.0.2.4"), request_id="lasting")
+    assert bench.consumer.engine.settle(10)
+    if many:  # in one go: the disk keeps them waiting, after they were checked
+        failing = Failing(bench, "started")
+        failing.times = FULL
+        first.open.set()
+        failing.wait(1)
+    else:
+        first.open.set()
+        second.wait()
+    bench.turned.turn(2)
+    if many:
+        failing.times = 0
+    second.open.set()
+    bench.settle()
+    over = (500, "Rule not updated: time window is over")
+    assert told(bench) == dict.fromkeys(("first", "slow", "lasting"), (200, "")) | {"short": over}
+    assert "192.0.2.3" not in [str(c.target) for c in door.executed]
+
+
 # -- who works no more
 
 
