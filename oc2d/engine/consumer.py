@@ -74,7 +74,8 @@ class Consumer:
         self._names = id_names(tuple(hosted.values()))
         self.answers = Answers(config.sender, reply_topics, clock.wall, handles, self._names)
         settings = _settings(config)
-        self._forgetting = Forgetting(clock, settings.remember)
+        noted = self._journal.noted("forgetting")
+        self._forgetting = Forgetting(clock, settings.remember, noted)
         self._cases = Cases(
             settings=settings,
             journal=self._journal,

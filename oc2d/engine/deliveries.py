@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 
 import structlog
@@ -51,6 +52,7 @@ class Deliveries:
         self._forgetting = forgetting
         self._undecided: deque[Inbound] = deque()
         self._unwritable: set[Token] = set()
+        self._noted = ""
         self.failures = 0
         """Deliveries that could not be written down, ever: the next try passes over them."""
 
@@ -72,11 +74,18 @@ class Deliveries:
         self._keep_for_undo(batch)
         # Small slices, but more than can arrive.
         self._journal.expire(self._forgetting.now(), _EXPIRE_AT_ONCE + 2 * len(self._undecided))
+        self._note_clock(batch)
         while self._undecided and not self._scarce():
             for read in self._gate.read(islice(self._undecided, _READ_AT_ONCE)):
                 if self._scarce():
                     break
                 self._decide(self._undecided.popleft(), read, batch)
+
+    def _note_clock(self, batch: Batch) -> None:
+        noted = self._forgetting.note()
+        if noted != self._noted:
+            self._journal.note("forgetting", noted)
+            batch.then.append(partial(setattr, self, "_noted", noted))
 
     def _scarce(self) -> bool:
         return self._handles.scarce(len(self._cases.open))

@@ -10,8 +10,9 @@ import sqlite3
 import pytest
 
 from oc2d.actuator import Response
+from oc2d.config import Limits
 from oc2d.errors import Forbidden, Unavailable
-from tests.unit.engine.bench import Bench, Failing, deny, until
+from tests.unit.engine.bench import DAY, Bench, Failing, again, deny, until
 from tests.unit.engine.plugins import Gate, Idempotent, Recording, Together
 
 FULL = 1_000_000  # times
@@ -373,6 +374,46 @@ def test_a_window_that_closed_behind_slow_company_puts_nothing_in_force(build, m
     over = (500, "Rule not updated: time window is over")
     assert told(bench) == dict.fromkeys(("first", "slow", "lasting"), (200, "")) | {"short": over}
     assert "192.0.2.3" not in [str(c.target) for c in door.executed]
+
+
+@pytest.mark.req("AMB-21")
+def test_a_clock_that_leapt_before_a_restart_lets_nothing_take_effect_twice(build, door):
+    hour = Limits(remember=3600)
+    bench = build(door, limits=hour)
+    message = bench.message(deny())
+    bench.deliver(message)
+    bench.settle()
+    bench.turned.wall += 10 * DAY
+    for seconds in (1, 1800):  # the leap is as old as it is, whoever has died since
+        bench.stop()
+        bench.turned.turn(seconds)
+        later = Recording()
+        bench = build(later, directory=bench.directory, clock=bench.turned, limits=hour)
+        bench.deliver(again(message, redelivered=True))
+        bench.settle()
+        assert later.executed == []
+        assert told(bench) == {"r-1": (200, "")}
+    bench.turned.turn(1801)
+    bench.deliver(again(message))
+    bench.settle()
+    assert len(later.executed) == 1
+
+
+def test_after_a_reboot_the_clock_is_what_it_is(build, door):
+    hour = Limits(remember=3600)
+    bench = build(door, limits=hour)
+    bench.deliver(message := bench.message(deny()))
+    bench.settle()
+    bench.stop()
+    bench.turned.wall += 10 * DAY
+    bench.turned.boot = 1000
+    later = Recording()
+    bench = build(
+        later, directory=bench.directory, clock=bench.turned, boot_id="boot-2", limits=hour
+    )
+    bench.deliver(again(message))
+    bench.settle()
+    assert len(later.executed) == 1
 
 
 # -- who works no more
