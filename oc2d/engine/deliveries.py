@@ -20,7 +20,7 @@ from oc2d.engine.journal import Journal
 from oc2d.engine.ports import Inbound, Token
 from oc2d.engine.reader import Read
 
-__all__ = ["Deliveries", "is_disk"]
+__all__ = ["Deliveries", "is_shortage"]
 
 _log = structlog.get_logger("oc2d.engine")
 _EXPIRE_AT_ONCE = 64
@@ -34,8 +34,10 @@ _OURS = (
 )
 
 
-def is_disk(error: Exception) -> bool:
-    """Tell whether the journal may take it later."""
+def is_shortage(error: Exception) -> bool:
+    """Tell whether the journal may take it later, when there is room on the disk or in memory."""
+    if isinstance(error, MemoryError):
+        return True
     return isinstance(error, sqlite3.Error) and not isinstance(error, _OURS)
 
 
@@ -108,7 +110,7 @@ class Deliveries:
         try:
             self._cases.received(message, self._gate.judge(read), batch)
         except Exception as error:
-            if not is_disk(error):
+            if not is_shortage(error):
                 _log.error(events.MESSAGE_FAILED, topic=message.topic)
                 self._unwritable.add(token)
                 self.failures += 1

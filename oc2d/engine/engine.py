@@ -25,7 +25,7 @@ from oc2d.engine.answers import Handles
 from oc2d.engine.case import Batch
 from oc2d.engine.cases import Cases
 from oc2d.engine.clock import Clock, Forgetting
-from oc2d.engine.deliveries import Deliveries, is_disk
+from oc2d.engine.deliveries import Deliveries, is_shortage
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
 from oc2d.engine.ports import Inbound, Transfer
@@ -244,7 +244,7 @@ class Engine:
             try:
                 self._write(reports)
             except Exception as error:  # noqa: BLE001 - the daemon outlives any (LANG-44)
-                if is_disk(error):
+                if is_shortage(error):
                     self._refused(reports, error)
                 else:
                     _log.exception(events.REPORT_FAILED)
@@ -356,9 +356,10 @@ class Engine:
 
     def _refused(self, reports: Iterable[_Report], error: Exception) -> None:
         """Keep everything and try again: nothing was acknowledged, so nothing is lost."""
+        reason = str(error) or type(error).__name__
         if self.journal_error is None:
-            _log.error(events.JOURNAL_FAILED, reason=str(error))
-        self.journal_error = str(error)
+            _log.error(events.JOURNAL_FAILED, reason=reason)
+        self.journal_error = reason
         self._again = list(reports)
         self._hopeless.wait(_RETRY)
 
@@ -370,7 +371,7 @@ class Engine:
             try:
                 self._write([left[0]])
             except Exception as error:  # noqa: BLE001 - the same
-                if is_disk(error):
+                if is_shortage(error):
                     self._refused(left, error)
                     return
                 _log.exception(events.REPORT_FAILED)

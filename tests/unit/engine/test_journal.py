@@ -229,6 +229,17 @@ def test_a_worker_waits_while_the_journal_fails_and_is_not_stuck_for_it(build, d
     assert bench.reply(2).status == 200
 
 
+@pytest.mark.parametrize("method", ["commit", "add", "finish", "started"])
+def test_want_of_memory_is_waited_for_like_the_disk(build, door, method):
+    bench = build(door)
+    failing = Failing(bench, method, MemoryError())
+    failing.times = 1
+    bench.ask(deny())
+    bench.settle()
+    assert (failing.failed, bench.statuses, len(door.executed)) == (1, [200], 1)
+    assert bench.consumer.engine.journal_error is None
+
+
 @pytest.mark.parametrize("times", [2, 4])  # in company and alone, and as unknown
 def test_an_error_that_is_not_the_disks_costs_one_report_only(build, door, times):
     bench = build(door)

@@ -13,7 +13,7 @@ from oc2d.actuator import Response
 from oc2d.config import Limits
 from oc2d.errors import Forbidden, Unavailable
 from tests.unit.engine.bench import DAY, Bench, Failing, again, deny, until
-from tests.unit.engine.plugins import Gate, Idempotent, Recording, Together
+from tests.unit.engine.plugins import Gate, Idempotent, Recording, Together, Window
 
 FULL = 1_000_000  # times
 
@@ -147,6 +147,26 @@ def test_a_deferred_command_does_not_begin_early_though_giving_up_is_not_written
     bench.settle()
     assert told(bench)["deferred"] == (200, "")
     assert len(door.executed) == 1
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_two_that_are_stuck_at_once_are_given_up_for_and_come_back(build, door, times):
+    window = Window()
+    bench = build(door, window)
+    gate = door.behave = window.behave = Gate()
+    for name in ("x-door", "x-window"):
+        bench.ask({**deny(), "actuator": {name: {}}}, request_id=name)
+        gate.wait()
+    assert bench.consumer.engine.settle(10)
+    failing = Failing(bench)
+    failing.times = times
+    bench.advance(60)
+    assert told(bench) == dict.fromkeys(("x-door", "x-window"), (500, "outcome unknown"))
+    gate.open.set()
+    bench.settle()
+    for name in ("x-door", "x-window"):
+        command = {**deny(), "actuator": {name: {}}}
+        assert bench.command(command).status == 200
 
 
 class Disk:
