@@ -401,7 +401,7 @@ def test_a_plugin_does_not_take_the_log_over(write, install, site):
 
 
 def test_main_returns_its_exit_code(write, capsys, monkeypatch):
-    monkeypatch.setattr("oc2d.logs.keep", lambda: None)
+    monkeypatch.setattr("oc2d.cli._configure_logs", lambda *_: None)  # it is for good
     assert main(["check", "--config", str(write("device_id = 3"))]) == 78
     assert "device_id" in capsys.readouterr().err
 

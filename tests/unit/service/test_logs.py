@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from structlog import reset_defaults  # itself: `logs.keep` puts another in its place
 
 from oc2d import logs
 
@@ -28,7 +29,7 @@ def _as_before(monkeypatch):
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
+    reset_defaults()
 
 
 @pytest.fixture
