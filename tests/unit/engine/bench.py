@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from oc2d.config import Broker, Compat, Config, Limits, Policy
 from oc2d.engine.ports import Inbound
 from oc2d.testing import DEVICE, ActuatorHost, Recorder, TurnedClock
 
-__all__ = ["DAY", "DEVICE", "Bench", "TurnedClock", "again", "deny", "features"]
+__all__ = ["DAY", "DEVICE", "Bench", "TurnedClock", "again", "deny", "dies", "features"]
 
 DAY = 86_400_000
 _LIMITS, _POLICY, _COMPAT = Limits(), Policy(), Compat()
@@ -82,3 +82,15 @@ class Bench(ActuatorHost):
 def again(message: Inbound, **changes: Any) -> Inbound:
     """The same message once more."""
     return replace(message, **changes)
+
+
+def dies(
+    bench: Bench,
+    build: Callable[..., Bench],
+    *actuators: Actuator,
+    name: str = "dead",
+    **options: Any,
+) -> Bench:
+    """The Consumer that starts from what `bench` has on the disk now."""
+    copy = bench.dead_copy(name)
+    return build(*actuators, directory=copy, clock=bench.turned, **options)
