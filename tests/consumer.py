@@ -263,3 +263,14 @@ def delete(number: object) -> dict[str, Any]:
 
 def query(*features: str, **args: Any) -> dict[str, Any]:
     return command("query", {"features": list(features)}, **args)
+
+
+def lines(consumer: Consumer, request_id: str, count: int = 1) -> list[dict[str, Any]]:
+    """The log's lines about a request; they are written after it is answered."""
+
+    def written() -> list[dict[str, Any]]:
+        entries = consumer.entries("request")
+        return [entry for entry in entries if entry["request_id"] == request_id]
+
+    wait_until(lambda: len(written()) >= count)
+    return written()
