@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.consumer import delete, hosts
+from tests.consumer import delete
 from tests.recorder import Recorder
 
 ALL, PROFILE, DEVICE = "oc2/cmd/all", "oc2/cmd/ap/slpf", "oc2/cmd/device/zulu"
@@ -18,12 +18,6 @@ CONNECTION = {
 }
 #: The first byte of a response: an object, a map of two, an array of two.
 FIRST = {"json": b"{", "cbor": b"\xa2", "cbor-concise": b"\x82"}
-
-
-@pytest.fixture(scope="module")
-def make_broker_host(tmp_path_factory):
-    """A function that makes a Host with a running broker."""
-    yield from hosts(tmp_path_factory)
 
 
 @pytest.fixture

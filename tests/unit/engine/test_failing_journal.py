@@ -14,6 +14,7 @@ from oc2d.engine.journal import Journal
 from oc2d.hookspecs import hookimpl
 from tests.unit.engine.bench import deny, features
 from tests.unit.engine.plugins import Gate
+from tests.waiting import wait_until
 
 
 class Failing:
@@ -121,10 +122,7 @@ def test_a_real_full_disk_is_survived(build, door):
     bench.deliver(
         *(bench.message(deny("192.0.2.1"), request_id=f"{n}" * 400) for n in range(10, 40))
     )
-    deadline = time.monotonic() + 10
-    while bench.consumer.engine.journal_error is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: bench.consumer.engine.journal_error)
     assert bench.broker.acknowledged == []
     assert bench.consumer.engine.ping(5)
     database.execute("PRAGMA max_page_count = 1000000")

@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from oc2d.cli import main
 from oc2d.status import StatusServer
+from tests.waiting import wait_until
 
 CONFIG = 'device_id = "fw-7"\n[broker]\nhost = "127.0.0.1"\n'
 X_LOG = "[actuators.x-log]\n"
@@ -221,9 +221,7 @@ def test_ctrl_c_is_quiet(write, install, site, tmp_path):
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(site)},
     ) as process:
-        deadline = time.monotonic() + 30
-        while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until((tmp_path / "begun").exists, 30)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (1, "")
