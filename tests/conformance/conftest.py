@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from oc2d.language.codec import Encoding, InputLimits, decode, recognise
 from tests.consumer import delete
+from tests.peer import short, string
 from tests.recorder import Recorder
 
 ALL, PROFILE, DEVICE = "oc2/cmd/all", "oc2/cmd/ap/slpf", "oc2/cmd/device/zulu"
@@ -106,3 +108,25 @@ def check_form(reply, form="json"):
     assert type(reply.status) is int
     assert "Traceback" not in reply.text
     assert ".py" not in reply.text
+
+
+def message_of(publish, topic, kind, form, qos, more=b""):
+    """Show that a PUBLISH has these fields and no others; return its message, which is new."""
+    announced = "json" if form == "json" else "cbor"
+    fields = (
+        bytes([1, form == "json"])
+        + b"\x03" + string("application/openc2")
+        + b"\x26" + string("msgType") + string(kind)
+        + b"\x26" + string("encoding") + string(announced)
+        + more
+    )  # fmt: skip
+    head = string(topic) + short(publish.packet_id) + bytes([len(fields)]) + fields
+    assert publish.flags == qos << 1  # neither DUP nor RETAIN
+    assert publish.body.startswith(head)
+    payload = publish.body.removeprefix(head)
+    assert recognise(announced, payload) is Encoding(form)
+    message = decode(payload, Encoding(form), InputLimits())
+    created = message["headers"].pop("created")
+    assert type(created) is int
+    assert 0 <= time.time() * 1000 - created < 60_000
+    return message

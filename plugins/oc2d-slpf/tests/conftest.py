@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import ip_network
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import msgspec
@@ -28,6 +29,7 @@ from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.rules import encode
 from oc2d_slpf.specifiers import Specifiers
 from tests.namespace import Namespace
+from tests.unprivileged import environment
 
 from .paper import Paper, first_match, hits
 
@@ -216,6 +218,21 @@ def told_nobody(namespace):
         ).stdout
 
     return told
+
+
+@pytest.fixture
+def nobody(namespace):
+    """Start a program in the namespace, with two directories of which it makes nobody's."""
+    # not tmp_path: nobody else may pass its parents
+    with TemporaryDirectory() as path:
+        Path(path).chmod(0o755)
+
+        def start(program, *arguments):
+            words = [sys.executable, "-c", program, f"{path}/s", f"{path}/r", *arguments]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            return namespace.run(lambda: subprocess.Popen(words, env=environment(), **pipes))
+
+        yield start
 
 
 @pytest.fixture(scope="module")

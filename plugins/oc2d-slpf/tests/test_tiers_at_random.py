@@ -91,11 +91,7 @@ def test_sets_in_dispatch_order_decide_as_the_rule_list_read_one_by_one(
     rules, tiers = {}, Tiers(ranked=ranked)
     paper, change = model.Paper(ranked=ranked), Change()
     for step, (number, verdict, direction, match) in enumerate(edits, 1):
-        if number in rules:
-            tiers.remove(_encoded(number, *rules.pop(number)), change)
-        else:
-            rules[number] = (verdict, direction, match)
-            tiers.add(_encoded(number, verdict, direction, match), change)
+        _turn(rules, tiers, change, number, verdict, direction, match)
         if step % batch and step < len(edits):
             continue
         paper.apply(change.operations(tiers))
@@ -105,10 +101,7 @@ def test_sets_in_dispatch_order_decide_as_the_rule_list_read_one_by_one(
                 expected = model.first_match(rules, side, packet)
                 assert paper.judge(side, packet) is expected
     assert len(tiers) == len(rules)
-    # loaded from nothing it is the same
-    fresh = model.Paper(ranked=ranked)
-    encoded = [_encoded(number, *rule) for number, rule in rules.items()]
-    fresh.replace(Tiers(encoded, ranked=ranked).operations())
+    fresh = _loaded(model, rules, ranked=ranked)
     for packet in packets:
         for side in ("ingress", "egress"):
             assert fresh.judge(side, packet) is paper.judge(side, packet)
@@ -154,18 +147,12 @@ def test_rules_about_connections_and_logged_ones_decide_in_their_order(
             patch.setattr(oc2d_slpf.making_room, name, limit)
         for number, *rest in edits:
             change = Change()
-            if number in rules:
-                tiers.remove(_encoded(number, *rules.pop(number)), change)
-            else:
-                rules[number] = tuple(rest)
-                tiers.add(_encoded(number, *rest), change)
+            _turn(rules, tiers, change, number, *rest)
             paper.apply(change.operations(tiers))
             for packet, side in itertools.product(packets, ("ingress", "egress")):
                 assert paper.judge(side, packet) == model.first_match(rules, side, packet)
     assert tiers.tracked == any(tracked for *_, tracked in rules.values())
-    fresh = model.Paper()
-    encoded = [_encoded(number, *rule) for number, rule in rules.items()]
-    fresh.replace(Tiers(encoded, ranked=True).operations())
+    fresh = _loaded(model, rules)
     for packet, side in itertools.product(packets, ("ingress", "egress")):
         assert fresh.judge(side, packet) == paper.judge(side, packet)
 
@@ -209,15 +196,9 @@ def test_ranks_of_networks_of_any_length_decide_as_the_rule_list(model, edits):
     rules, tiers, paper = {}, Tiers(ranked=True), model.Paper(ranked=True)
     for number, verdict, match in edits:
         change = Change()
-        if number in rules:
-            tiers.remove(_encoded(number, *rules.pop(number)), change)
-        else:
-            rules[number] = verdict, Direction.BOTH, match
-            tiers.add(_encoded(number, *rules[number]), change)
+        _turn(rules, tiers, change, number, verdict, Direction.BOTH, match)
         paper.apply(change.operations(tiers))
-    fresh = model.Paper(ranked=True)
-    encoded = [_encoded(number, *rule) for number, rule in rules.items()]
-    fresh.replace(Tiers(encoded, ranked=True).operations())
+    fresh = _loaded(model, rules)
     for addresses in CLOSE.values():
         for src, dst in itertools.pairwise((*addresses, addresses[0])):
             packet = SimpleNamespace(
@@ -231,6 +212,23 @@ def test_ranks_of_networks_of_any_length_decide_as_the_rule_list(model, edits):
 def _encoded(number, verdict, direction, match, tracked=False):
     shape, key = encode(match, direction)
     return Rule(number, verdict, shape._replace(tracked=tracked), key)
+
+
+def _turn(rules, tiers, change, number, *rule):
+    """Take the rule of this number out, or put this one in."""
+    if number in rules:
+        tiers.remove(_encoded(number, *rules.pop(number)), change)
+    else:
+        rules[number] = rule
+        tiers.add(_encoded(number, *rule), change)
+
+
+def _loaded(model, rules, *, ranked=True):
+    """A packet filter that was given the whole list at once."""
+    paper = model.Paper(ranked=ranked)
+    encoded = [_encoded(number, *rule) for number, rule in rules.items()]
+    paper.replace(Tiers(encoded, ranked=ranked).operations())
+    return paper
 
 
 @given(match=matches(), direction=st.sampled_from(Direction), tracked=st.booleans())
@@ -370,8 +368,7 @@ def test_a_list_too_tangled_to_load_by_sets_is_loaded_right(model):
         n: (verdicts[n % 2], Direction.BOTH, Match(4, source=ip_network(f"10.0.0.0/{8 + n % 7}")))
         for n in range(1, 60)
     } | {n: (verdicts[n % 2], Direction.BOTH, Match(4, destination_port=53)) for n in (61, 62)}
-    paper = model.Paper()
-    paper.replace(Tiers(_encoded(n, *rule) for n, rule in rules.items()).operations())
+    paper = _loaded(model, rules, ranked=False)
     for src in ADDRESSES[4]:
         packet = SimpleNamespace(version=4, src=src, dst=src, protocol=17, sport=1, dport=53)
         expected = model.first_match(rules, "ingress", packet)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from ipaddress import ip_network
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -16,7 +12,6 @@ from oc2d_slpf.backend import Permit
 from oc2d_slpf.operations import Change
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
 from oc2d_slpf.tiers import Tiers
-from tests.unprivileged import environment
 from tests.waiting import wait_until
 
 from .conftest import normal, saved
@@ -184,30 +179,18 @@ slpf.stop()
 """
 
 
-def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(namespace):
-    # not tmp_path: nobody else may pass its parents
-    with TemporaryDirectory() as path:
-        Path(path).chmod(0o755)
-        child = namespace.run(
-            lambda: subprocess.Popen(
-                [sys.executable, "-c", UNPRIVILEGED, f"{path}/s", f"{path}/r"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=environment(),
-            )
-        )
-        with child:
-            said = [child.stdout.readline() for _ in range(2)]
-            assert said[-1].split() == ["0000000000001000", "65534"]
-            before = saved(namespace, ours=True)
-            assert any("-s 10.2.0.0/16 -g" in line for line in before)
-            assert any("192.0.2.1" in line for line in before)
-            namespace.nft(text="flush ruleset\n")
-            child.stdin.write("\n")
-            child.stdin.flush()
-            assert "repaired\n" in iter(child.stdout.readline, "")
-            wait_until(lambda: normal(saved(namespace, ours=True)) == normal(before))
-            child.stdin.close()
-            assert child.wait(10) == 0
-        assert saved(namespace, ours=True) == []
+def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(namespace, nobody):
+    with nobody(UNPRIVILEGED) as child:
+        said = [child.stdout.readline() for _ in range(2)]
+        assert said[-1].split() == ["0000000000001000", "65534"]
+        before = saved(namespace, ours=True)
+        assert any("-s 10.2.0.0/16 -g" in line for line in before)
+        assert any("192.0.2.1" in line for line in before)
+        namespace.nft(text="flush ruleset\n")
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert "repaired\n" in iter(child.stdout.readline, "")
+        wait_until(lambda: normal(saved(namespace, ours=True)) == normal(before))
+        child.stdin.close()
+        assert child.wait(10) == 0
+    assert saved(namespace, ours=True) == []
