@@ -24,14 +24,7 @@ from tests.waiting import wait_until
 def test_commands_over_tls_with_a_client_certificate_and_new_files_at_sighup(
     make_broker_host, certificates
 ):
-    host = make_broker_host(
-        f"cafile {certificates.ca}",
-        f"certfile {certificates.cert('server')}",
-        f"keyfile {certificates.key('server')}",
-        "require_certificate true",
-        "use_identity_as_username true",
-        isolated=False,
-    )
+    host = make_broker_host(*certificates.mutual("server"), isolated=False)
     own = {name: host.directory / name for name in ("client.crt", "client.key")}
     for path in own.values():
         shutil.copy(certificates.directory / path.name, path)
