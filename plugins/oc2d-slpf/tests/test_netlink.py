@@ -71,10 +71,6 @@ def _shapes():
                             )
 
 
-def _plain(value):
-    return value["prefix"]["addr"] if isinstance(value, dict) else value
-
-
 def _wanted(match):
     """The key as nft prints it: addresses, protocol and ports in order."""
     nets = (match.either, match.source, match.destination)

@@ -59,7 +59,7 @@ def test_the_program_ends_at_once_and_on_interrupt(broker, consumer, tmp_path) -
     assert b"Traceback" not in err
 
 
-# -- for people
+# -- on a terminal
 
 
 @pytest.fixture
