@@ -14,6 +14,7 @@ from oc2d.actuator import Actuator
 from oc2d.config import Broker, Compat, Config, Limits, Policy
 from oc2d.engine.ports import Inbound
 from oc2d.testing import DEVICE, ActuatorHost, Recorder, TurnedClock
+from tests.waiting import wait_until
 
 __all__ = [
     "DAY",
@@ -23,6 +24,7 @@ __all__ = [
     "TurnedClock",
     "again",
     "deny",
+    "dies",
     "features",
     "until",
 ]
@@ -123,12 +125,24 @@ class Failing:
 
     def wait(self, failures: int) -> None:
         """Until it has failed so often."""
-        until(lambda: self.failed >= failures)
+        wait_until(lambda: self.failed >= failures)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    """Wait for it, and tell whether it came."""
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Give it so much time to come, and tell whether it did."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.002)
     return condition()
+
+
+def dies(
+    bench: Bench,
+    build: Callable[..., Bench],
+    *actuators: Actuator,
+    name: str = "dead",
+    **options: Any,
+) -> Bench:
+    """The Consumer that starts from what `bench` has on the disk now."""
+    copy = bench.dead_copy(name)
+    return build(*actuators, directory=copy, clock=bench.turned, **options)
