@@ -7,6 +7,7 @@ its store and by the packet filter, is its promise.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from types import MappingProxyType
@@ -20,7 +21,7 @@ from oc2d.errors import Failed, NoMatch, NotSupported, Refusal, StateError
 from oc2d.language.values import DomainName
 from oc2d.language.vocabulary import Action, StatusCode
 from oc2d_pf import language, settings
-from oc2d_pf.admission import Admission, renew
+from oc2d_pf.admission import Admission, renew, settle
 from oc2d_pf.engine import Engine
 from oc2d_pf.language import (
     ARGUMENT,
@@ -32,8 +33,9 @@ from oc2d_pf.language import (
     RuleNumber,
 )
 from oc2d_pf.names import Answer, LookUp, look_up
+from oc2d_pf.numbering import band
 from oc2d_pf.refresh import Refresher
-from oc2d_pf.store import Outcome, Row, Store, StoreError, band
+from oc2d_pf.store import Outcome, Row, Store, StoreError
 from oc2d_slpf.answers import only
 from oc2d_slpf.language import verdict_of
 from oc2d_slpf.specifiers import Specifiers
@@ -99,6 +101,8 @@ class Pf(Actuator):
         with self._opened.transaction():
             for row in rows:
                 self._opened.drop(row)
+        with suppress(Failed):  # the next command tries again
+            settle(self._opened, self._engine)
         self._refresher.start()
         for row in self._opened.names():
             renew(self._opened, self._engine, row, row.addresses)
@@ -172,7 +176,7 @@ class Pf(Actuator):
         if (row := store.by_key(command.key)) is None:
             with store.transaction():
                 row = self._admission.row(command, "reserved")
-                store.put(row)
+                self._admission.put(row)
         return Results(row.number)
 
     def execute(self, command: Command) -> Response:
