@@ -124,7 +124,7 @@ class Numbering:
         ).fetchall()
         if len(rows) >= len(places):
             return None
-        at = sum(place < behind for _, place in rows)
+        at: int = sum(place < behind for _, place in rows)
         rows.insert(at, (0, 0))
         step = 1 + (len(places) - len(rows)) // (2 * len(rows))
         to = [places[-1] - step * after for after in range(len(rows))][::-1]
@@ -142,6 +142,6 @@ class Numbering:
         return to[at]
 
     def _one(self, query: str, *values: int) -> int | None:
-        row = self._file.execute(query, values).fetchone()
-        found: int | None = None if row is None else row[0]
+        found: int | None
+        (found,) = self._file.execute(query, values).fetchone() or (None,)
         return found

@@ -341,13 +341,6 @@ def use_up(world, priority, last):
         store._file.execute("REPLACE INTO next VALUES (?, ?)", (priority, last))
 
 
-@pytest.fixture
-def narrow(monkeypatch):
-    """Eight places for each priority, and eight for the rules without one."""
-    monkeypatch.setattr(numbering, "_BAND", 8)
-    monkeypatch.setattr(numbering, "_LAST_AUTOMATIC", numbering._FIRST_AUTOMATIC - 7)
-
-
 def last_bytes(world):
     """What is in force, in order, by the last byte of its address."""
     return [match.rpartition(".")[2].partition("/")[0] for match in world.matches()]
@@ -380,7 +373,8 @@ def test_a_priority_whose_numbers_are_used_up_goes_on_with_further_ones(world):
     refused(world, NotSupported, "Rule not implemented", "deny", NET, priority=3)
 
 
-def test_the_places_of_a_priority_are_used_again_and_all_at_once_are_its_most(world, narrow):  # noqa: ARG001 - a fixture
+@pytest.mark.usefixtures("narrow")
+def test_the_places_of_a_priority_are_used_again_and_all_at_once_are_its_most(world):
     """Only the order is said by place, so what moves is not seen."""
     given = [number_of(world, "deny", net(n), priority=1) for n in range(8)]
     refused(world, NotSupported, "Rule not implemented", "deny", net(8), priority=1)
@@ -415,6 +409,7 @@ class Model:
         return number not in self.rules and sum(r[0] == place for r in self.rules.values()) < 8
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.req("PF-18", "PF-32", "PF-16")
 @settings(
     max_examples=25,
@@ -432,7 +427,7 @@ class Model:
         max_size=60,
     )
 )
-def test_rules_come_and_go_and_the_order_is_by_priority_and_number(tmp_path_factory, narrow, steps):  # noqa: ARG001 - a fixture
+def test_rules_come_and_go_and_the_order_is_by_priority_and_number(tmp_path_factory, steps):
     world, model = World(tmp_path_factory.mktemp("world")), Model()
     world.start()
     try:
@@ -481,11 +476,12 @@ CROWD = ["ipv4_net 192.0.2.3/32", "ipv6_net 2001:db8::1/128", "ipv4_net 192.0.2.
 MOVING = [("_engine", "move"), ("_store", "settled"), ("_store", "moved"), ("_engine", "ask")]
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(("holder", "step"), MOVING, ids=str)
 def test_a_death_while_rules_move_is_set_right_by_the_next_run(
-    world, narrow, monkeypatch, holder, step, after  # noqa: ARG001 - a fixture
-):  # fmt: skip
+    world, monkeypatch, holder, step, after
+):
     crowd(world)
     dying = getattr(world.running, holder)
     real = getattr(dying, step)
@@ -514,9 +510,10 @@ def test_a_death_while_rules_move_is_set_right_by_the_next_run(
     assert sorted(world.matches()[2:4]) == ["ipv4_net 192.0.2.77/32", "ipv6_net 2001:db8::1/128"]
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_rule_whose_room_the_packet_filter_does_not_make_is_500_and_its_number_is_gone(
-    world, narrow, monkeypatch  # noqa: ARG001 - a fixture
-):  # fmt: skip
+    world, monkeypatch
+):
     crowd(world)
     before = world.rules()
     backend = world.running._engine._rules.firewall._backend
@@ -535,7 +532,8 @@ def test_a_rule_whose_room_the_packet_filter_does_not_make_is_500_and_its_number
     assert world.running._store.count() == 4
 
 
-def test_a_rule_that_waits_for_its_time_moves_with_the_others(world, narrow):  # noqa: ARG001 - a fixture
+@pytest.mark.usefixtures("narrow")
+def test_a_rule_that_waits_for_its_time_moves_with_the_others(world):
     later = make("deny", net(1), priority=1)
     held = world.running.reserve(later)
     for n in range(10, 30):
@@ -549,7 +547,8 @@ def test_a_rule_that_waits_for_its_time_moves_with_the_others(world, narrow):  #
     assert last_bytes(world) == ["3", "1"]
 
 
-def test_commands_that_wait_together_move_each_other(world, narrow):  # noqa: ARG001 - a fixture
+@pytest.mark.usefixtures("narrow")
+def test_commands_that_wait_together_move_each_other(world):
     crowd(world)
     commands = [make("deny", net(n), priority=1) for n in range(50, 56)]
     kinds = [type(one) for one in world.running.execute_many(commands)]
