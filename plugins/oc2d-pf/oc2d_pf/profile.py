@@ -278,14 +278,16 @@ class Pf(Actuator):
 
     # -- names
 
-    def _answered(self, number: int, answer: Answer) -> None:
+    def _answered(self, number: int, name: str, answer: Answer) -> None:
         """Hand an answer to the worker; on the refresher's thread."""
         assert self._context is not None  # noqa: S101 - it was started
-        self._context.call(lambda: self._renew(number, answer))
+        self._context.call(lambda: self._renew(number, name, answer))
 
-    def _renew(self, number: int, answer: Answer) -> None:
+    def _renew(self, number: int, name: str, answer: Answer) -> None:
         """Give the rule of a name the addresses that it has now."""
         if self._store is None or (row := self._store.by_number(number)) is None:
+            return
+        if row.target != name:  # another rule was put in with this number
             return
         lifetime = answer.lifetime
         try:

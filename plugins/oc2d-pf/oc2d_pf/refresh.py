@@ -18,9 +18,12 @@ _RETRY = 60.0  # seconds after a look-up that failed
 
 
 class Refresher:
-    """`answered(number, answer)` is called on the refresher's thread; None: the look-up failed."""
+    """`answered(number, name, answer)` is called on the refresher's thread.
 
-    def __init__(self, look_up: LookUp, answered: Callable[[int, Answer], None]) -> None:
+    By then the rule may be gone, and another may have its number.
+    """
+
+    def __init__(self, look_up: LookUp, answered: Callable[[int, str, Answer], None]) -> None:
         self._look_up = look_up
         self._answered = answered
         self._due: list[tuple[float, int, str]] = []
@@ -71,10 +74,11 @@ class Refresher:
                     if name not in self.failing:
                         _log.warning("pf_name_not_found", name=name, error=str(error))
                     self.failing[name] = str(error)
-                self.watch(number, name, _RETRY)
+                    # not later: a rule that is forgotten in between would be watched for good
+                    self.watch(number, name, _RETRY)
                 continue
             self.failing.pop(name, None)
-            self._answered(number, answer)
+            self._answered(number, name, answer)
 
     def _next(self) -> tuple[int, str] | None:
         """Wait for the next name that is due; None: it is over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import threading
 from ipaddress import ip_address
 
 import dns.resolver
@@ -95,6 +96,28 @@ def test_a_name_that_failed_is_told_no_more_when_its_last_rule_is_gone():
     refresher._thread.join(5)
 
 
+def test_a_rule_that_goes_while_its_look_up_fails_is_not_watched_for_good():
+    def ask(name):
+        raise LookUpError(name)
+
+    refresher = Refresher(ask, lambda *_: None)
+    watch, forgetting = refresher.watch, []
+
+    def late(*args):
+        forgetting.append(threading.Thread(target=refresher.forget, args=(1,)))
+        forgetting[0].start()
+        forgetting[0].join(0.2)
+        watch(*args)
+
+    refresher.watch(1, "one", 0)
+    refresher.watch = late
+    refresher.start()
+    wait_until(lambda: forgetting and not forgetting[0].is_alive())
+    refresher.stop()
+    refresher._thread.join(5)
+    assert refresher._wanted == refresher._names == refresher.failing == {}
+
+
 @pytest.mark.req("PF-22", "PF-23")
 def test_a_name_is_looked_up_when_its_time_is_over_and_not_when_its_rule_is_gone():
     got, fail = queue.SimpleQueue(), set()
@@ -104,7 +127,7 @@ def test_a_name_is_looked_up_when_its_time_is_over_and_not_when_its_rule_is_gone
             raise LookUpError("no")
         return Answer((), 1.0)
 
-    refresher = Refresher(ask, lambda number, answer: got.put((number, answer)))
+    refresher = Refresher(ask, lambda number, name, answer: got.put((number, name, answer)))
     refresher.start()
     refresher.watch(1, "one", 3600)
     refresher.watch(2, "two", 0.1)

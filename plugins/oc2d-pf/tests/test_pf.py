@@ -102,7 +102,7 @@ class World:
     def renew(self, number):
         """What the refresher does when the time of a name is over."""
         name = self.running._store.by_number(number).target
-        self.running._renew(number, self.names(name))
+        self.running._renew(number, name, self.names(name))
 
     def rules(self):
         """What is in force, in order: verdict, match, direction."""
@@ -719,8 +719,21 @@ def test_a_name_is_one_rule_for_all_its_addresses_and_follows_them(world):
     assert world.matches() == ["ipv4_net 192.0.2.1/32"]
     delete(world, number)
     assert world.matches() == []
-    world.running._renew(number, world.names("www.example.com"))
+    world.running._renew(number, "www.example.com", world.names("www.example.com"))
     assert world.matches() == []
+
+
+def test_a_late_answer_is_not_taken_for_another_rule_that_was_given_the_number(world):
+    world.names.addresses["other.example.com"] = ("192.0.2.99",)
+    answer = world.names("www.example.com")
+    for target in ({"domain_name": "other.example.com"}, NET):
+        number_of(world, "deny", NAME, insert_rule=7)
+        delete(world, 7)
+        number_of(world, "deny", target, insert_rule=7)
+        before = world.rules()
+        world.running._renew(7, "www.example.com", answer)
+        assert world.rules() == before
+        delete(world, 7)
 
 
 @pytest.mark.req("PF-23", "PF-14")

@@ -253,7 +253,8 @@ class Slpf(Actuator):
             match for verdict, match in wanted if verdict is not Verdict.ALLOW
         )
         outcome = Outcome(StatusCode.OK, "; ".join(texts))
-        if store.left() < len(made):
+        automatic = any(each.args.insert_rule is msgspec.UNSET for each in made)
+        if automatic and store.left() < len(made):
             raise NotSupported(NONE_LEFT)
         # nothing is wrong with the file: what fails from here on takes all of it back
         self._rules.exchange(
