@@ -120,6 +120,9 @@ class Engine(Slpf):
             _log.error("pf_not_moved", error=str(error))
             text = "the packet filter did not make room for it"
             raise Failed(f"{NOT_IMPLEMENTED}: {text}") from error
+        except BaseException:
+            self._rules.take_back()
+            raise
 
     def withdraw(self, slots: Mapping[int, tuple[str, str]]) -> None:
         """Take out what these keys put in, as far as it is there; raises `Failed`."""

@@ -15,6 +15,7 @@ __all__ = ["Refresher"]
 
 _log = structlog.get_logger("oc2d.pf")
 _RETRY = 60.0  # seconds after a look-up that failed
+_SPARE = 100  # entries of rules that are gone, at most, beside one for each that is there
 
 
 class Refresher:
@@ -45,6 +46,9 @@ class Refresher:
             due = time.monotonic() + lifetime
             self._wanted[number] = due
             self._names[number] = name
+            if len(self._due) > 2 * len(self._wanted) + _SPARE:
+                self._due = [one for one in self._due if self._wanted.get(one[1]) == one[0]]
+                heapq.heapify(self._due)
             heapq.heappush(self._due, (due, number, name))
             self._changed.notify()
 

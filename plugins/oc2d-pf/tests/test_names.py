@@ -118,6 +118,21 @@ def test_a_rule_that_goes_while_its_look_up_fails_is_not_watched_for_good():
     assert refresher._wanted == refresher._names == refresher.failing == {}
 
 
+def test_rules_that_are_gone_wait_for_no_look_up():
+    """The times of names are up to a day: many rules come and go in one."""
+    refresher = Refresher(lambda _: Answer((), 1.0), lambda *_: None)
+    for number in range(5):
+        refresher.watch(number, "stays", 50_000 + number)
+    for number in range(5, 5000):
+        refresher.watch(number, "goes", 86_400)
+        refresher.forget(number)
+        refresher.watch(4, "stays", 40_000)
+    assert len(refresher._due) < 200
+    live = [one for one in refresher._due if refresher._wanted.get(one[1]) == one[0]]
+    assert sorted(number for _, number, _ in live) == [0, 1, 2, 3, 4]
+    assert refresher._due[0][1] == 4
+
+
 @pytest.mark.req("PF-22", "PF-23")
 def test_a_name_is_looked_up_when_its_time_is_over_and_not_when_its_rule_is_gone():
     got, fail = queue.SimpleQueue(), set()
