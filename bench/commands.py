@@ -27,10 +27,17 @@ from wire import Outcome, Wire, closed_loop
 _ADDRESSES = itertools.count(int(ipaddress.IPv4Address("10.0.0.1")))
 
 
-def deny(_number: int) -> bytes:
+def _deny() -> dict[str, object]:
     target = {"ipv4_net": str(ipaddress.IPv4Address(next(_ADDRESSES)))}
-    request = {"action": "deny", "target": target, "actuator": {"slpf": {}}}
-    return json.dumps(message(request)).encode()
+    return message({"action": "deny", "target": target, "actuator": {"slpf": {}}})
+
+
+def deny(_number: int) -> bytes:
+    return json.dumps(_deny()).encode()
+
+
+def deny_in_cbor(_number: int) -> bytes:
+    return cbor2.dumps(_deny())
 
 
 def query_in_cbor(_number: int) -> bytes:
@@ -123,6 +130,7 @@ def everybody(
             Row(f"{mark}oc2d query features", topic, query, pid),
             Row(f"{mark}oc2d query features, CBOR", topic, query_in_cbor, pid, "cbor"),
             Row(f"{mark}oc2d deny, dry-run", topic, deny, pid),
+            Row(f"{mark}oc2d deny, dry-run, CBOR", topic, deny_in_cbor, pid, "cbor"),
         ]
     pid = consumer(stack, directory, "tls", "dry-run", tls=True)
     for plain in [row for row in rows if row.topic == "oc2/cmd/device/dry"]:

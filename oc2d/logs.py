@@ -14,8 +14,9 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ from structlog.typing import Processor
 
 from oc2d.terminal import has_colours, printable
 
-__all__ = ["LEVELS", "LIBRARY", "NO_NATIVE_FIELDS", "Format", "Level", "configure"]
+__all__ = ["LEVELS", "LIBRARY", "NO_NATIVE_FIELDS", "Format", "Level", "configure", "together"]
 
 Format = Literal["console", "journal", "json"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -104,13 +105,44 @@ class _Sink:
     debug = warning = error = critical = info
 
 
+class _Lines(threading.local):
+    waiting: dict[TextIO, list[str]] | None = None
+
+
+_lines = _Lines()
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Write the lines that this thread logs within in one go: each write lets another thread run.
+
+    Entries with native fields go out one by one all the same.
+    """
+    waiting: dict[TextIO, list[str]] = {}
+    _lines.waiting = waiting
+    try:
+        yield
+    finally:
+        _lines.waiting = None
+        for stream, lines in waiting.items():
+            with contextlib.suppress(OSError, ValueError):
+                _write(stream, "\n".join(lines))
+
+
 def _line_writer(stream: TextIO) -> Callable[[str], None]:
     def write(line: str) -> None:
-        # One call for the whole line: threads log at the same time.
-        stream.write(f"{line}\n")
-        stream.flush()
+        if _lines.waiting is None:
+            _write(stream, line)
+        else:
+            _lines.waiting.setdefault(stream, []).append(line)
 
     return write
+
+
+def _write(stream: TextIO, text: str) -> None:
+    # one call for all of it: threads log at the same time
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
 def _native_journal() -> Callable[[Mapping[str, bytes]], None] | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from oc2d.actuator import Response
 from oc2d.engine.answers import ReplyTo
 from oc2d.engine.clock import Clock
+from oc2d.engine.ledger import Entry
 from oc2d.engine.ports import Outgoing, Token
 from oc2d.engine.records import Origin
 from oc2d.engine.window import Window
@@ -56,6 +57,7 @@ class Batch:
     send: list[Outgoing] = field(default_factory=list)
     release: list[int] = field(default_factory=list)
     then: list[Callable[[], None]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
     undo: list[Callable[[], None]] = field(default_factory=list)
 
 

@@ -22,7 +22,7 @@ from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, says,
 from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.journal import Journal
-from oc2d.engine.ledger import Ledger
+from oc2d.engine.ledger import Entry, Ledger
 from oc2d.engine.patience import Patience
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.engine.schedule import Scheduler
@@ -100,9 +100,7 @@ class Cases:
                 self._journal.delivered(memory.packet_id, memory.digest, request)
         if not verdict.silent:
             self._send(written, verdict.to, batch, durable=verdict.durable)
-        batch.then.append(
-            partial(self.ledger.enter, verdict.request, verdict.to, topic, written, 0.0)
-        )
+        batch.entries.append(Entry(verdict.request, verdict.to, topic, written))
 
     def _repeat(self, verdict: Repeat, topic: str, batch: Batch) -> None:
         self.counters["duplicates"] += 1
@@ -112,11 +110,7 @@ class Cases:
         follows = case is not None and not case.deferred and not last_word(case)
         if stored is not None and not verdict.silent and not follows:
             self._post(self._answers.repeat(stored, verdict.to), batch)
-        batch.then.append(
-            partial(
-                self.ledger.enter, verdict.request, verdict.to, topic, None, 0.0, duplicate=True
-            )
-        )
+        batch.entries.append(Entry(verdict.request, verdict.to, topic, None, duplicate=True))
 
     def _admit(self, verdict: Admit, batch: Batch) -> None:
         memory, journal, host = verdict.memory, self._journal, verdict.host
@@ -269,9 +263,7 @@ class Cases:
         batch.undo.append(lambda: self.reopen(case))
         duration = (self._clock.monotonic() - case.begun) * 1000
         topic = case.origin.topic
-        batch.then.append(
-            partial(self.ledger.enter, case.request, case.to, topic, written, duration, cause=cause)
-        )
+        batch.entries.append(Entry(case.request, case.to, topic, written, duration, cause=cause))
 
     def _spoken(self, outcome: Outcome, case: Case) -> Written:
         """Turn an outcome into a response that can be sent, whatever the plugin put into it."""

@@ -19,6 +19,7 @@ from functools import partial
 import msgspec
 import structlog
 
+from oc2d import logs
 from oc2d.engine import events
 from oc2d.engine.answers import Handles
 from oc2d.engine.case import Batch
@@ -306,7 +307,7 @@ class Engine:
         self._follow(batch)
 
     def _follow(self, batch: Batch) -> None:
-        """Do what had to wait for the commit; no step spoils another."""
+        """Do what had to wait for the commit."""
         transfer, steps = self._transfer, batch.then
         if transfer is not None:
             if batch.release:
@@ -315,11 +316,11 @@ class Engine:
                 steps.insert(0, lambda: transfer.send(batch.send))
             if batch.acknowledge:
                 steps.insert(0, lambda: transfer.acknowledge(batch.acknowledge))
-        for step in steps:
-            try:
-                step()
-            except Exception:  # noqa: BLE001 - the same
-                _log.exception(events.FOLLOW_UP_FAILED)
+        _each(steps)
+        ledger = self._cases.ledger
+        with logs.together():
+            _each([partial(ledger.enter, entry) for entry in batch.entries])
+        _each([partial(ledger.tell, entry) for entry in batch.entries])
 
     def _lazily(self, handles: Sequence[int], batch: Batch) -> None:
         before = len(self._done)
@@ -386,3 +387,12 @@ class Engine:
         self.stuck.add(profile)
         batch.undo.append(lambda: self.stuck.discard(profile))
         batch.then.append(lambda: _log.error(events.ACTUATOR_STUCK, profile=profile, over=False))
+
+
+def _each(steps: Iterable[Callable[[], None]]) -> None:
+    """Take all steps; none spoils another."""
+    for step in steps:
+        try:
+            step()
+        except Exception:  # noqa: BLE001 - the daemon outlives any (LANG-44)
+            _log.exception(events.FOLLOW_UP_FAILED)

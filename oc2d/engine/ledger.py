@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from traceback import format_exception_only
 
+import msgspec
 import structlog
 
 from oc2d.engine import events
@@ -14,11 +15,27 @@ from oc2d.engine.histogram import Histogram
 from oc2d.engine.hooks import Hooks
 from oc2d.hookspecs import Request
 
-__all__ = ["Ledger"]
+__all__ = ["Entry", "Ledger"]
 
 _log = structlog.get_logger("oc2d.engine")
 _LAST = 20
 _LONGEST = 1000  # characters of a cause
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What is known of a request in the end.
+
+    `written` is what was answered, None: nothing; `cause` the exception behind a refusal: for the
+    log only.
+    """
+
+    request: Request | None
+    to: ReplyTo
+    topic: str
+    written: Written | None
+    duration_ms: float = 0.0
+    duplicate: bool = False
+    cause: BaseException | None = None
 
 
 class Ledger:
@@ -34,44 +51,36 @@ class Ledger:
         self.durations = Histogram()
         self.last: deque[dict[str, object]] = deque(maxlen=_LAST)
 
-    def enter(  # noqa: PLR0913 - the canonical line
-        self,
-        request: Request | None,
-        to: ReplyTo,
-        topic: str,
-        written: Written | None,
-        duration_ms: float,
-        *,
-        duplicate: bool = False,
-        cause: BaseException | None = None,
-    ) -> None:
-        """Log the one line of a request (DESIGN 2), count it, tell the hooks.
-
-        `written` is what was answered, `cause` the exception behind a refusal: for the log only.
-        """
+    def enter(self, entry: Entry) -> None:
+        """Log the one line of a request (DESIGN 2)."""
+        request, written = entry.request, entry.written
         command = request.command if request else None
-        status = None if written is None else int(written.status)
         line: dict[str, object] = {
-            "request_id": to.request_id,
-            "producer": to.producer,
-            "topic": topic,
+            "request_id": entry.to.request_id,
+            "producer": entry.to.producer,
+            "topic": entry.topic,
             "profile": request.profile if request else None,
             "action": command.action.value if command else None,
             "target": command.target.name if command else None,
-            "command_id": (command and command.command_id) or to.request_id,  # LANG-5
-            "status": status,
-            "duration_ms": round(duration_ms, 2),
-            "duplicate": duplicate,
+            "command_id": (command and command.command_id) or entry.to.request_id,  # LANG-5
+            "status": None if written is None else int(written.status),
+            "duration_ms": round(entry.duration_ms, 2),
+            "duplicate": entry.duplicate,
         }
         why = {}
         if written is not None and written.refusal is not None:
             why["text"] = written.refusal
-        if cause is not None:
-            why["cause"] = "".join(format_exception_only(cause)).strip()[:_LONGEST]
+        if entry.cause is not None:
+            why["cause"] = "".join(format_exception_only(entry.cause)).strip()[:_LONGEST]
         _log.info(events.REQUEST, **line, **why)
         self.last.append({"at": self._clock.wall(), **line})
-        if request is not None and status is not None:
-            key = (request.profile or "", request.command.action.value, status)
-            self.outcomes[key] += 1
-            self.durations.add(duration_ms)
-            self._hooks.response(request, status, duration_ms)
+
+    def tell(self, entry: Entry) -> None:
+        """Count an outcome, and tell the hooks."""
+        request, written = entry.request, entry.written
+        if request is None or written is None:
+            return
+        status = int(written.status)
+        self.outcomes[request.profile or "", request.command.action.value, status] += 1
+        self.durations.add(entry.duration_ms)
+        self._hooks.response(request, status, entry.duration_ms)

@@ -8,6 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import structlog
@@ -268,3 +271,32 @@ def test_journald_gets_native_fields():
     assert second["MESSAGE"] == "broke"
     assert second["PRIORITY"] == "3"
     assert second["OC2_EXCEPTION"].startswith("Traceback")
+
+
+def test_what_is_logged_together_is_written_in_one_go_even_before_an_error():
+    written = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    logs.configure("json", stream=Stream())
+    log = structlog.get_logger()
+    others = threading.Thread(target=log.info, args=("other_thread",))
+    with suppress(KeyError), logs.together():
+        log.info("first")
+        others.start()
+        others.join()
+        log.info("second")
+        raise KeyError
+    log.info("after")
+    events = [[json.loads(line)["event"] for line in text.splitlines()] for text in written]
+    assert events == [["other_thread"], ["first", "second"], ["after"]]
+
+
+def test_lines_logged_together_that_cannot_be_written_stop_nothing():
+    with Path(os.devnull).open() as nowhere:
+        logs.configure("json", stream=nowhere)
+        with logs.together():
+            structlog.get_logger().info("nobody hears this")
