@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import closing
 from ipaddress import ip_address, ip_network
+from operator import attrgetter
 
 import msgspec
 import pytest
@@ -473,7 +474,13 @@ def crowd(world):
 
 
 CROWD = ["ipv4_net 192.0.2.3/32", "ipv6_net 2001:db8::1/128", "ipv4_net 192.0.2.1/32"]
-MOVING = [("_engine", "move"), ("_store", "settled"), ("_store", "moved"), ("_engine", "ask")]
+MOVING = [
+    ("_engine", "move"),
+    ("_engine._rules.firewall", "commit"),
+    ("_store", "settled"),
+    ("_store", "moved"),
+    ("_engine", "ask"),
+]
 
 
 @pytest.mark.usefixtures("narrow")
@@ -483,7 +490,7 @@ def test_a_death_while_rules_move_is_set_right_by_the_next_run(
     world, monkeypatch, holder, step, after
 ):
     crowd(world)
-    dying = getattr(world.running, holder)
+    dying = attrgetter(holder)(world.running)
     real = getattr(dying, step)
     command = make("deny", net(4), priority=1)
 

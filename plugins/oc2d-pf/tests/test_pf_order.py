@@ -103,3 +103,34 @@ def test_no_packet_meets_rules_that_are_on_their_way(land, arrives, monkeypatch)
     assert not any(seen)
     land.do("allow", far, priority=1)
     assert arrives()
+
+
+@pytest.mark.req("PF-18", "PF-32")
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_between_kernel_and_store_lets_no_packet_through(land, arrives, monkeypatch, after):
+    """The kernel has the rules at their new places, or not yet; no file says so."""
+    far = land.ADDRESSES["far"][4]
+    land.do("allow", "10.82.0.0/16", priority=1)
+    hurry(land, 5)
+    deny = land.number("deny", "10.82.1.0/24", priority=1)
+    land.do("allow", "10.83.0.0/16", priority=1)
+    assert not arrives()
+    firewall = land.pf._engine._rules.firewall
+    commit = firewall.commit
+
+    def die(change):
+        if after:
+            commit(change)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(firewall, "commit", die)
+    with pytest.raises(KeyboardInterrupt):
+        land.do("allow", far, priority=1)
+    land.kill()
+    assert not arrives()
+    land.start()
+    assert not arrives()
+    assert land.host.run(land.pf._store.place, deny) != deny
+    assert land.number("allow", far, priority=1) == 2_147_483_646
+    assert arrives()
