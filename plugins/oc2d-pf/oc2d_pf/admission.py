@@ -21,7 +21,7 @@ from oc2d_pf.language import IN_USE, NOT_IMPLEMENTED, SLOTS, Args
 from oc2d_pf.names import Answer, LookUp, LookUpError
 from oc2d_pf.store import Outcome, Row, Store, StoreError
 
-__all__ = ["Admission", "renew", "settle"]
+__all__ = ["Admission", "renew"]
 
 _log = structlog.get_logger("oc2d.pf")
 
@@ -79,7 +79,7 @@ class Admission:
         for command, row, _ in begun:
             asked += self._engine.rules(row, self._store.place(row.number), command)
         try:
-            settle(self._store, self._engine)
+            _settle(self._store, self._engine)
         except Failed as failed:
             return repeat(failed)
         return iter(self._engine.ask(asked))
@@ -188,7 +188,7 @@ class Admission:
         return number
 
 
-def settle(store: Store, engine: Engine) -> None:
+def _settle(store: Store, engine: Engine) -> None:
     """Have the engine's rules where those of pf were moved to, however far that came before.
 
     Raises `Failed`; then it is still to be done, before a rule is put in.
@@ -221,7 +221,7 @@ def renew(store: Store, engine: Engine, row: Row, wanted: list[str]) -> None:
     new = [address for address in wanted if address not in had]
     if not new and kept == row.slots:
         return
-    settle(store, engine)
+    _settle(store, engine)
     engine.withdraw({n: slot for n, slot in there.items() if n not in kept})
     turn = row.turn + 1
     free = (n for n in range(SLOTS) if n not in kept)

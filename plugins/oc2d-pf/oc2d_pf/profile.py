@@ -7,7 +7,6 @@ its store and by the packet filter, is its promise.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from types import MappingProxyType
@@ -21,7 +20,7 @@ from oc2d.errors import Failed, NoMatch, NotSupported, Refusal, StateError
 from oc2d.language.values import DomainName
 from oc2d.language.vocabulary import Action, StatusCode
 from oc2d_pf import language, settings
-from oc2d_pf.admission import Admission, renew, settle
+from oc2d_pf.admission import Admission, renew
 from oc2d_pf.engine import Engine
 from oc2d_pf.language import (
     ARGUMENT,
@@ -101,8 +100,6 @@ class Pf(Actuator):
         with self._opened.transaction():
             for row in rows:
                 self._opened.drop(row)
-        with suppress(Failed):  # the next command tries again
-            settle(self._opened, self._engine)
         self._refresher.start()
         for row in self._opened.names():
             renew(self._opened, self._engine, row, row.addresses)
