@@ -510,13 +510,15 @@ def test_a_death_while_rules_move_is_set_right_by_the_next_run(
     names = world.names.addresses
     names["www.example.com"] = ("192.0.2.1", "192.0.2.77", "2001:db8::1")
     world.renew(world.running._store.names()[0].number)
-    assert len(world.rules()) == 5
-    assert set(world.matches()[1:4]) == {CROWD[1], CROWD[2], "ipv4_net 192.0.2.77/32"}
+    here[1:3] = [CROWD[2], "ipv4_net 192.0.2.77/32", CROWD[1]]
+    found = [match for match in world.matches() if match != "ipv4_net 192.0.2.4/32"]
+    assert sorted(found[1:4]) == here[1:4]
+    assert found[::4] == here[::4]
     answer = world.running.execute(command)
     assert world.running.execute(command) == answer
     assert answer.results.rule_number == 2_147_483_647
     assert world.matches()[0] == "ipv4_net 192.0.2.4/32"
-    assert [match for match in world.matches() if match in CROWD] == here
+    assert world.matches()[1:] == found
 
 
 @pytest.mark.usefixtures("narrow")
