@@ -101,18 +101,21 @@ def test_a_rule_that_goes_while_its_look_up_fails_is_not_watched_for_good():
         raise LookUpError(name)
 
     refresher = Refresher(ask, lambda *_: None)
-    watch, forgetting = refresher.watch, []
+    watch, forgotten = refresher.watch, threading.Event()
+
+    def forget():
+        refresher.forget(1)
+        forgotten.set()
 
     def late(*args):
-        forgetting.append(threading.Thread(target=refresher.forget, args=(1,)))
-        forgetting[0].start()
-        forgetting[0].join(0.2)
+        threading.Thread(target=forget).start()
+        forgotten.wait(0.2)
         watch(*args)
 
     refresher.watch(1, "one", 0)
     refresher.watch = late
     refresher.start()
-    wait_until(lambda: forgetting and not forgetting[0].is_alive())
+    assert forgotten.wait(5)
     refresher.stop()
     refresher._thread.join(5)
     assert refresher._wanted == refresher._names == refresher.failing == {}
