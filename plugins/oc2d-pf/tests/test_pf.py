@@ -314,6 +314,9 @@ def test_numbers_of_rules_that_are_gone_are_not_given_again(world):
     assert number_of(world, "deny", NET, insert_rule=first - 3) == first - 3
     delete(world, first - 3)
     assert [number_of(world, "deny", NET) for _ in range(2)] == [first - 2, first - 4]
+    number_of(world, "deny", NET, insert_rule=first - 5, persistent=False)
+    world.boot()
+    assert number_of(world, "deny", NET) == first - 6
 
 
 @pytest.mark.req("PF-32")
