@@ -85,13 +85,13 @@ class Store:
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = FULL")
             self._prepare()
+            self._numbering = Numbering(self._file)
             # what was not to survive a reboot is gone from the engine too (PF-29)
-            self._file.execute(
-                "DELETE FROM rule WHERE boot != ? AND state != 'reserved'", (boot_id,)
-            )
+            with self.transaction():
+                for row in list(self._rows("WHERE boot != ? AND state != 'reserved'", boot_id)):
+                    self.drop(row)
         except StoreError as error:
             raise StateError(f"{path}: {error}") from error
-        self._numbering = Numbering(self._file)
 
     def _prepare(self) -> None:
         version = self._file.execute("PRAGMA user_version").fetchone()[0]
