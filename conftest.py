@@ -1,11 +1,18 @@
-"""What holds for every test of the project, the plugins' too: --quick, root, no skips in CI."""
+"""What holds for every test of the project, the plugins' too: --quick, root, no skips in CI.
+
+And what they share: a host with a broker.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.consumer import Host
 
 # How long an example takes says more of the machine than of us.
 settings.register_profile("oc2d", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -55,3 +62,17 @@ def _skipped(config: pytest.Config) -> bool:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
     return any("OC2D_VECTORS" not in str(report.longrepr) for report in skipped)
+
+
+@pytest.fixture(scope="module")
+def make_broker_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Host]]:
+    """Make Hosts with a running broker: `make_broker_host(*lines of its configuration, …)`."""
+    with ExitStack() as undo:
+
+        def make(*options: str, persistent: bool = False, isolated: bool = True) -> Host:
+            directory = tmp_path_factory.mktemp("host")
+            host = Host(directory, *options, persistent=persistent, isolated=isolated)
+            undo.callback(host.close)
+            return host.start_broker()
+
+        yield make

@@ -139,6 +139,7 @@ def _configure_logs(options: argparse.Namespace, default: str) -> None:
 
     mode = cast(logs.Format, options.log_format or default)
     logs.configure(mode, options.log_level)
+    logs.keep()
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -192,8 +193,15 @@ def _status(options: argparse.Namespace) -> int:
     if state is None:
         raise ConfigError(findings.problems)
     socket = state.runtime_directory / SOCKET_NAME
+
+    def told() -> str:
+        found = fetch(socket)
+        try:
+            return json.dumps(found, indent=2) + "\n" if options.json else render(found)
+        except RecursionError:
+            raise Oc2dError(f"the answer on {socket} is nested too deep to be shown") from None
+
     if options.watch:
-        return watch(lambda: render(fetch(socket)))
-    told = fetch(socket)
-    sys.stdout.write(json.dumps(told, indent=2) + "\n" if options.json else render(told))
+        return watch(told)
+    sys.stdout.write(told())
     return 0

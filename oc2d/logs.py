@@ -23,11 +23,22 @@ from types import TracebackType
 from typing import Any, Literal, TextIO
 
 import structlog
+from structlog import configure as set_up
 from structlog.typing import Processor
 
 from oc2d.terminal import has_colours, printable
 
-__all__ = ["LEVELS", "LIBRARY", "NO_NATIVE_FIELDS", "Format", "Level", "configure", "together"]
+__all__ = [
+    "LEVELS",
+    "LIBRARY",
+    "NO_NATIVE_FIELDS",
+    "SETUP_IGNORED",
+    "Format",
+    "Level",
+    "configure",
+    "keep",
+    "together",
+]
 
 Format = Literal["console", "journal", "json"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -37,7 +48,15 @@ LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 LIBRARY = "library_message"
 #: systemd runs us, but entries go out without native fields: `hint` says what to install.
 NO_NATIVE_FIELDS = "journal_fields_unavailable"
+#: A plugin, or a library of one, wanted to set up structlog, and was not heeded: `by`.
+SETUP_IGNORED = "log_setup_ignored"
 
+_SET_UP = (
+    (structlog, "configure"),
+    (structlog, "configure_once"),
+    (structlog, "reset_defaults"),
+    (structlog.stdlib, "recreate_defaults"),
+)
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 _SECRET = re.compile(r"password|passwd|secret|credential", re.IGNORECASE)
@@ -66,7 +85,7 @@ def configure(mode: Format, level: Level = "info", stream: TextIO | None = None)
     if mode != "journal":
         processors.append(_stamp)
     processors += _renderers(mode, stream, native is not None)
-    structlog.configure(
+    set_up(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=lambda *_: _Sink(native or _line_writer(stream)),
@@ -78,6 +97,28 @@ def configure(mode: Format, level: Level = "info", stream: TextIO | None = None)
             NO_NATIVE_FIELDS,
             hint="install systemd-python (Debian: python3-systemd; pip: oc2d[systemd])",
         )
+
+
+def keep() -> None:
+    """Leave the log as `configure` made it, whoever in this process sets up structlog from now on.
+
+    Plugins bring what takes itself for the application: its configuration made the daemon's entries
+    vanish, show secrets or fail, each in the middle of what it was doing. No entry goes through
+    `logging`, so what is set up there concerns the messages of libraries alone.
+    """
+    for module, name in _SET_UP:
+        setattr(module, name, _ignore)
+
+
+def _ignore(*_args: object, **_options: object) -> None:
+    caller = sys._getframe(1)  # noqa: SLF001 - `inspect` is slow to import, and calls the same
+    _say_ignored(str(caller.f_globals.get("__name__")))
+
+
+@lru_cache(maxsize=64)
+def _say_ignored(by: str) -> None:
+    """Say it once of each."""
+    structlog.get_logger().warning(SETUP_IGNORED, by=by)
 
 
 def _renderers(mode: Format, stream: TextIO, native: bool) -> list[Processor]:  # noqa: FBT001 - private

@@ -34,6 +34,7 @@ STATUS_FAILED = "status_failed"
 _MODE = 0o660
 _BACKLOG = 16
 _PATIENCE = 5.0  # seconds a client has to read its answer
+_LONGEST_ANSWER = 16 << 20  # bytes; a thousand rules and much else are one
 _LONGEST_ADDRESS = 107  # bytes of sun_path, less the final NUL (unix(7))
 
 
@@ -194,21 +195,39 @@ def _who_may(path: Path) -> str:
     return f"be root or a member of the group {group} (usermod -aG {group} NAME, log in again)"
 
 
+class _TooLongError(Exception):
+    """Whoever answers does not come to an end."""
+
+
+def _read(link: socket.socket, deadline: float) -> bytes:
+    """Read until the other side closes; raises TimeoutError however busily it writes."""
+    chunks: list[bytes] = []
+    size = 0
+    while (left := deadline - time.monotonic()) > 0:
+        link.settimeout(left)
+        chunk = link.recv(1 << 16)
+        if not chunk:
+            return b"".join(chunks)
+        size += len(chunk)
+        if size > _LONGEST_ANSWER:
+            raise _TooLongError
+        chunks.append(chunk)
+    raise TimeoutError
+
+
 def fetch(path: Path, timeout: float = 10.0) -> dict[str, Any]:
-    """Ask the daemon behind the socket `path`; seconds for the whole answer. Raises Oc2dError."""
+    """Ask the daemon behind the socket `path`; seconds for the whole answer. Raises Oc2dError.
+
+    Whoever answers there may be no daemon, or one that somebody took over: what is read is bounded.
+    """
     deadline = time.monotonic() + timeout
-    chunks = []
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
             # Blocking, with a bound: under settimeout a full queue would fail at once.
             bound = struct.pack("@ll", *divmod(int(timeout * 1_000_000), 1_000_000))
             link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bound)
             link.connect(str(path))
-            link.settimeout(max(0.001, deadline - time.monotonic()))
-            while chunk := link.recv(1 << 16):
-                chunks.append(chunk)
-                link.settimeout(max(0.001, deadline - time.monotonic()))
-        told = json.loads(b"".join(chunks))
+            told = json.loads(_read(link, deadline))
     except (FileNotFoundError, ConnectionRefusedError):
         raise Oc2dError(
             f"oc2d is not running: nobody answers on {path}; "
@@ -220,7 +239,10 @@ def fetch(path: Path, timeout: float = 10.0) -> dict[str, Any]:
         raise Oc2dError(f"oc2d did not answer on {path} within {timeout:g} seconds") from None
     except OSError as error:
         raise Oc2dError(f"cannot ask oc2d on {path}: {error.strerror or error}") from None
-    except ValueError:
+    except _TooLongError:
+        limit = f"it is longer than {_LONGEST_ANSWER >> 20} MiB"
+        raise Oc2dError(f"the answer on {path} is none of oc2d's: {limit}") from None
+    except (ValueError, RecursionError):
         raise Oc2dError(f"the answer on {path} was cut off or is none of oc2d's") from None
     if not isinstance(told, dict):
         raise Oc2dError(f"the answer on {path} is none of oc2d's")

@@ -101,11 +101,11 @@ def _text(key: str, value: object) -> str:
 
 
 def _number(key: str, value: float) -> str:
-    if key == "uptime":
-        return f"{round(value)} s"
-    if key in _MOMENTS and value >= _SECONDS:
-        seconds = value / 1000 if value >= _MILLISECONDS else value
-        # A window may end beyond the calendar.
-        with contextlib.suppress(OverflowError, OSError, ValueError):
+    # A window may end beyond the calendar, and JSON of Python's has Infinity and NaN.
+    with contextlib.suppress(OverflowError, OSError, ValueError):
+        if key == "uptime":
+            return f"{round(value)} s"
+        if key in _MOMENTS and value >= _SECONDS:
+            seconds = value / 1000 if value >= _MILLISECONDS else value
             return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return str(round(value, 3))

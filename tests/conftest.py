@@ -67,6 +67,16 @@ class Certificates:
     def key(self, name: str) -> Path:
         return self.directory / f"{name}.key"
 
+    def mutual(self, name: str) -> tuple[str, ...]:
+        """Configure a broker that shows this certificate and wants one of the other side."""
+        return (
+            f"cafile {self.ca}",
+            f"certfile {self.cert(name)}",
+            f"keyfile {self.key(name)}",
+            "require_certificate true",
+            "use_identity_as_username true",
+        )
+
     @property
     def client_locked_key(self) -> Path:
         return self.directory / "client.locked.key"

@@ -225,19 +225,6 @@ class Host:
         self._undo.close()
 
 
-def hosts(factory: pytest.TempPathFactory) -> Any:
-    """For a fixture: yields a function that makes a Host with a running broker."""
-    with ExitStack() as undo:
-
-        def make(*options: str, persistent: bool = False, isolated: bool = True) -> Host:
-            directory = factory.mktemp("host")
-            host = Host(directory, *options, persistent=persistent, isolated=isolated)
-            undo.callback(host.close)
-            return host.start_broker()
-
-        yield make
-
-
 def net(text: str) -> dict[str, str]:
     """A target: `ipv4_net` or `ipv6_net`."""
     return {f"ipv{ip_network(text, strict=False).version}_net": text}
@@ -263,3 +250,14 @@ def delete(number: object) -> dict[str, Any]:
 
 def query(*features: str, **args: Any) -> dict[str, Any]:
     return command("query", {"features": list(features)}, **args)
+
+
+def lines(consumer: Consumer, request_id: str, count: int = 1) -> list[dict[str, Any]]:
+    """The log's lines about a request; they are written after it is answered."""
+
+    def written() -> list[dict[str, Any]]:
+        entries = consumer.entries("request")
+        return [entry for entry in entries if entry["request_id"] == request_id]
+
+    wait_until(lambda: len(written()) >= count)
+    return written()

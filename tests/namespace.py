@@ -39,6 +39,8 @@ class Namespace:
         tool("ip", "netns", "add", self.name)
         self._thread = ThreadPoolExecutor(1, initializer=self._enter)
         self.ip("link", "set", "lo", "up")
+        # while it asks whether an address is another's it finds no neighbour to forward a packet to
+        self.sysctl("ipv6/conf/default/accept_dad", 0)
 
     def _enter(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)

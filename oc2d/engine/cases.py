@@ -27,7 +27,7 @@ from oc2d.engine.patience import Patience
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.engine.schedule import Scheduler
 from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat, Verdict
-from oc2d.engine.worker import Job, Outcome, OutcomeUnknown, Step, Worker
+from oc2d.engine.worker import Job, Outcome, OutcomeUnknown, Step, Worker, unless_begun
 from oc2d.errors import Failed, Refusal, Unavailable
 from oc2d.hookspecs import Request
 from oc2d.language.codec import Encoding, encode
@@ -70,7 +70,7 @@ class Cases:
         self.open: dict[int, Case] = {}
         self.by_producer: Counter[str | None] = Counter()
         self.held = 0
-        self._claims = threading.Lock()
+        self._claims = threading.RLock()
         self.counters: Counter[str] = Counter()
         self.patience = Patience()
 
@@ -207,7 +207,7 @@ class Cases:
             return
         case.deferred = False
         if stuck:
-            self.finished(job, Unavailable(f"{job.profile} does not answer"), batch)
+            self._unavailable(job, batch)
         else:
             batch.then.append(lambda: self.workers[job.profile].post(job))
 
@@ -307,6 +307,11 @@ class Cases:
                 self._journal.reverting(job.request)
         return wanted
 
+    def wanted(self, job: Job) -> bool:
+        """Tell whether a request is still open, on any thread."""
+        with self._claims:
+            return job.request in self.open
+
     def claim(self, jobs: Sequence[Job]) -> list[Job]:
         """Take what is still open and not taken yet, on any thread; what is reverted always is."""
         wanted = []
@@ -332,21 +337,21 @@ class Cases:
     def abandon(self, profile: str, batch: Batch) -> None:
         """Answer for an actuator that does not come back: what it runs, and what waits behind.
 
-        What is deferred goes on waiting.
+        What is deferred goes on waiting. What is answered 503 is not begun any more; a worker that
+        comes back meanwhile is told when that is written, or that it is not.
         """
-        with self._claims:  # what is answered 503 is not begun any more
-            for case in [case for case in self.open.values() if case.job.profile == profile]:
-                if case.running:
-                    self.finished(case.job, OutcomeUnknown("outcome unknown"), batch)
-                elif not case.deferred:
-                    again = partial(self.workers[profile].post_if, case.job)
-                    batch.undo.append(partial(again, partial(self._passed_over, case)))
-                    self.finished(case.job, Unavailable(f"{profile} does not answer"), batch)
+        self._claims.acquire()
+        batch.undo.append(self._claims.release)
+        batch.then.insert(0, self._claims.release)
+        for case in [case for case in self.open.values() if case.job.profile == profile]:
+            if case.running:
+                self.finished(case.job, OutcomeUnknown("outcome unknown"), batch)
+            elif not case.deferred:
+                self._unavailable(case.job, batch)
 
-    def _passed_over(self, case: Case) -> bool:
-        """Tell whether the worker did not take it when it had its turn, for it seemed answered."""
-        there = self.open.get(case.job.request) is case
-        return there and not (case.running or case.deferred)
+    def _unavailable(self, job: Job, batch: Batch) -> None:
+        refusal = Unavailable(f"{job.profile} does not answer")
+        self.finished(job, unless_begun(job, refusal), batch)
 
     # -- from the clock
 

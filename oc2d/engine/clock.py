@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,14 +37,26 @@ class Forgetting:
     """The time by which requests are forgotten: the wall clock, but it follows no leap at once.
 
     A clock that is set forward, as at the first synchronisation of a host without one of its own,
-    must not let a redelivery take effect twice. After `remember` seconds it is believed.
+    must not let a redelivery take effect twice. After `remember` seconds it is believed. `noted` is
+    what an earlier process of this boot knew, which may have ended since the leap.
     """
 
-    def __init__(self, clock: Clock, remember: int) -> None:
+    def __init__(self, clock: Clock, remember: int, noted: str = "") -> None:
         self._clock = clock
         self._patience = remember * 1000
         self._offset = clock.wall() - clock.boot()
         self._ahead_since: int | None = None
+        boot_id, _, rest = noted.partition(" ")
+        if boot_id and boot_id == clock.boot_id:
+            with suppress(ValueError):  # damaged: as if nothing had been noted
+                offset, *ahead = map(int, rest.split())
+                self._offset = offset * 1000
+                self._ahead_since = ahead[0] * 1000 if ahead else None
+
+    def note(self) -> str:
+        """Tell what the next process has to know; in seconds, so that it seldom changes."""
+        ahead = "" if self._ahead_since is None else f" {self._ahead_since // 1000}"
+        return f"{self._clock.boot_id} {self._offset // 1000}{ahead}"
 
     def configure(self, remember: int) -> None:
         """Believe a clock that was set forward after another time."""

@@ -74,7 +74,8 @@ class Consumer:
         self._names = id_names(tuple(hosted.values()))
         self.answers = Answers(config.sender, reply_topics, clock.wall, handles, self._names)
         settings = _settings(config)
-        self._forgetting = Forgetting(clock, settings.remember)
+        noted = self._journal.noted("forgetting")
+        self._forgetting = Forgetting(clock, settings.remember, noted)
         self._cases = Cases(
             settings=settings,
             journal=self._journal,
@@ -170,7 +171,11 @@ class Consumer:
 
     def alive(self, patience: float) -> Mapping[str, bool]:
         """Tell for the watchdog which parts make progress within `patience` seconds."""
-        return {"engine": self.engine.ping(patience), "scheduler": self._scheduler.alive()}
+        return {
+            "engine": self.engine.ping(patience),
+            "scheduler": self._scheduler.alive(),
+            **{f"actuator {nsid}": worker.running for nsid, worker in self._workers.items()},
+        }
 
     def configure(
         self, config: Config, hosted: Mapping[str, Hosted], subscribed: Sequence[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 
 import structlog
@@ -19,7 +20,7 @@ from oc2d.engine.journal import Journal
 from oc2d.engine.ports import Inbound, Token
 from oc2d.engine.reader import Read
 
-__all__ = ["Deliveries", "is_disk"]
+__all__ = ["Deliveries", "is_shortage"]
 
 _log = structlog.get_logger("oc2d.engine")
 _EXPIRE_AT_ONCE = 64
@@ -33,8 +34,10 @@ _OURS = (
 )
 
 
-def is_disk(error: Exception) -> bool:
-    """Tell whether the journal may take it later."""
+def is_shortage(error: Exception) -> bool:
+    """Tell whether the journal may take it later, when there is room on the disk or in memory."""
+    if isinstance(error, MemoryError):
+        return True
     return isinstance(error, sqlite3.Error) and not isinstance(error, _OURS)
 
 
@@ -51,6 +54,7 @@ class Deliveries:
         self._forgetting = forgetting
         self._undecided: deque[Inbound] = deque()
         self._unwritable: set[Token] = set()
+        self._noted = ""
         self.failures = 0
         """Deliveries that could not be written down, ever: the next try passes over them."""
 
@@ -72,11 +76,18 @@ class Deliveries:
         self._keep_for_undo(batch)
         # Small slices, but more than can arrive.
         self._journal.expire(self._forgetting.now(), _EXPIRE_AT_ONCE + 2 * len(self._undecided))
+        self._note_clock(batch)
         while self._undecided and not self._scarce():
             for read in self._gate.read(islice(self._undecided, _READ_AT_ONCE)):
                 if self._scarce():
                     break
                 self._decide(self._undecided.popleft(), read, batch)
+
+    def _note_clock(self, batch: Batch) -> None:
+        noted = self._forgetting.note()
+        if noted != self._noted:
+            self._journal.note("forgetting", noted)
+            batch.then.append(partial(setattr, self, "_noted", noted))
 
     def _scarce(self) -> bool:
         return self._handles.scarce(len(self._cases.open))
@@ -99,7 +110,7 @@ class Deliveries:
         try:
             self._cases.received(message, self._gate.judge(read), batch)
         except Exception as error:
-            if not is_disk(error):
+            if not is_shortage(error):
                 _log.error(events.MESSAGE_FAILED, topic=message.topic)
                 self._unwritable.add(token)
                 self.failures += 1

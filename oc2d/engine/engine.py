@@ -25,11 +25,11 @@ from oc2d.engine.answers import Handles
 from oc2d.engine.case import Batch
 from oc2d.engine.cases import Cases
 from oc2d.engine.clock import Clock, Forgetting
-from oc2d.engine.deliveries import Deliveries, is_disk
+from oc2d.engine.deliveries import Deliveries, is_shortage
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
 from oc2d.engine.ports import Inbound, Transfer
-from oc2d.engine.worker import Job, Outcome
+from oc2d.engine.worker import Job, Outcome, OutcomeUnknown
 from oc2d.errors import Failed
 
 __all__ = ["Engine"]
@@ -165,7 +165,7 @@ class Engine:
 
     def wanted(self, job: Job) -> bool:
         """Tell whether a request is still open."""
-        return job.request in self._cases.open
+        return self._cases.wanted(job)
 
     def accepted(self, job: Job) -> None:
         """Send the 102 of an `ack`."""
@@ -173,7 +173,10 @@ class Engine:
 
     def reserved(self, job: Job, results: object) -> None:
         """Keep what was reserved."""
-        self._post(_Report(lambda batch: self._cases.reserved(job, results, batch)))
+        dropped = partial(self.finished, [(job, Failed("internal error"))])
+        self._post(
+            _Report(lambda batch: self._cases.reserved(job, results, batch), dropped=dropped)
+        )
 
     def started(self, jobs: Sequence[Job], *, durable: bool) -> list[Job]:
         """Write down that these begin, wait for it, return those that are still wanted."""
@@ -200,13 +203,20 @@ class Engine:
         self._post(_Report(lambda _: self._cases.postponed(jobs), durable=False))
 
     def finished(self, jobs: Sequence[tuple[Job, Outcome]]) -> None:
-        """Write down outcomes."""
+        """Write down outcomes; one that cannot be is told as unknown."""
 
         def write(batch: Batch) -> None:
             for job, outcome in jobs:
                 self._cases.finished(job, outcome, batch)
 
-        self._post(_Report(write))
+        def dropped() -> None:
+            if len(jobs) > 1:
+                for one in jobs:
+                    self.finished([one])
+            elif not isinstance(jobs[0][1], OutcomeUnknown):
+                self.finished([(jobs[0][0], OutcomeUnknown("internal error"))])
+
+        self._post(_Report(write, dropped=dropped))
 
     def reverted(self, job: Job, failed: str | None) -> None:
         """Close a window."""
@@ -234,7 +244,7 @@ class Engine:
             try:
                 self._write(reports)
             except Exception as error:  # noqa: BLE001 - the daemon outlives any (LANG-44)
-                if is_disk(error):
+                if is_shortage(error):
                     self._refused(reports, error)
                 else:
                     _log.exception(events.REPORT_FAILED)
@@ -346,9 +356,10 @@ class Engine:
 
     def _refused(self, reports: Iterable[_Report], error: Exception) -> None:
         """Keep everything and try again: nothing was acknowledged, so nothing is lost."""
+        reason = str(error) or type(error).__name__
         if self.journal_error is None:
-            _log.error(events.JOURNAL_FAILED, reason=str(error))
-        self.journal_error = str(error)
+            _log.error(events.JOURNAL_FAILED, reason=reason)
+        self.journal_error = reason
         self._again = list(reports)
         self._hopeless.wait(_RETRY)
 
@@ -360,7 +371,7 @@ class Engine:
             try:
                 self._write([left[0]])
             except Exception as error:  # noqa: BLE001 - the same
-                if is_disk(error):
+                if is_shortage(error):
                     self._refused(left, error)
                     return
                 _log.exception(events.REPORT_FAILED)

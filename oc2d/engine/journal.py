@@ -104,6 +104,10 @@ class Journal:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return str(row[0])
 
+    def noted(self, name: str) -> str:
+        """Return what was last noted under this name; empty: nothing."""
+        return self._meta(name, "")
+
     def close(self) -> None:
         """Close the file; everything committed stays."""
         self._db.close()
@@ -146,6 +150,10 @@ class Journal:
             except sqlite3.Error:
                 self.rollback()
                 raise
+
+    def note(self, name: str, value: str) -> None:
+        """Keep something small that belongs to no request."""
+        self._db.execute("REPLACE INTO meta VALUES(?, ?)", (name, value))
 
     # -- requests
 

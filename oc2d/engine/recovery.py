@@ -55,18 +55,20 @@ def read(journal: Journal, gate: Gate, hosted: Mapping[str, Hosted], clock: Cloc
     deferred = {timer.request for timer in journal.timers() if not timer.revert}
     deaths = {timer.request: timer.attempts for timer in journal.timers() if timer.revert}
     for pending in journal.pending():
+        host = hosted.get(pending.actuator)
+        begun = _may_have_begun(pending, host)
         try:
             case = _reopened(pending, gate, journal.epoch, clock)
         except Refusal as refusal:
             _log.error(events.RECOVERY_FAILED, request=pending.request, reason=refusal.text)
             case = _unreadable(pending, journal.epoch, clock)
+        case.job = msgspec.structs.replace(case.job, leftover=begun)
         if pending.request in deferred:
             case.job = msgspec.structs.replace(case.job, step=Step.EXECUTE, early=False)
-        host = hosted.get(pending.actuator)
         wrong = _addressed(case, host)
-        if case.job.window.over(clock) and _may_have_begun(pending, host):
+        if case.job.window.over(clock) and begun:
             left.ended.setdefault(pending.actuator, set()).add(case.job.command.key)
-        if pending.phase is Phase.STARTED or (wrong is None and _may_have_begun(pending, host)):
+        if begun:
             wrong = _unknown(pending, case, host, wrong, clock)
         if pending.phase is Phase.RESULT:
             _sort_window(left, case.job, host, deaths.get(pending.request, 0), clock)
@@ -153,7 +155,6 @@ def _reopened(pending: Pending, gate: Gate, epoch: str, clock: Clock) -> Case:
         command,
         origin.window,
         suspect=pending.attempts > 0,
-        leftover=True,
     )
     request = Request(origin.request_id, origin.producer, origin.topic, pending.actuator, parsed)
     to = ReplyTo(origin.request_id, origin.producer, origin.encoding, origin.correlation)

@@ -19,11 +19,10 @@ from oc2d.engine.selection import Hosted
 from oc2d.engine.window import Window
 from oc2d.errors import Failed, Refusal
 
-__all__ = ["Job", "Outcome", "OutcomeUnknown", "Reports", "Step", "Worker"]
+__all__ = ["Job", "Outcome", "OutcomeUnknown", "Reports", "Step", "Worker", "unless_begun"]
 
 _log = structlog.get_logger("oc2d.engine")
 _MOST_AT_ONCE = 256
-_COMPANY = 0.05  # seconds that an outcome may wait for others to be written with
 
 
 class Step(Enum):
@@ -39,8 +38,8 @@ class Job(msgspec.Struct, frozen=True):
     """One step of one request; `early` asks for a 102 before it is executed.
 
     `suspect` was running when the process died: it runs alone, so that nothing else is blamed when
-    it dies again. `leftover` was accepted by an earlier process, which may have begun it. `noted`
-    was written down as STARTED when it was accepted.
+    it dies again. `leftover` may have been begun by an earlier process. `noted` was written down as
+    STARTED when it was accepted.
     """
 
     request: int
@@ -56,6 +55,11 @@ class Job(msgspec.Struct, frozen=True):
 
 class OutcomeUnknown(Failed):
     """500: it may have taken effect, so the end of its window is still carried out."""
+
+
+def unless_begun(job: Job, refusal: Refusal) -> Refusal:
+    """Refuse a job that is not begun here: an earlier process may have done so."""
+    return OutcomeUnknown(refusal.text) if job.leftover else refusal
 
 
 Outcome = Response | Refusal
@@ -126,10 +130,6 @@ class Worker:
         """Put a job at the end of the line."""
         self._jobs.put(job)
 
-    def post_if(self, job: Job, wanted: Callable[[], bool]) -> None:
-        """Put a job at the end of the line if, when all before it had their turn, it is wanted."""
-        self.tell(lambda: self.post(job) if wanted() else None)
-
     def tell(self, function: Callable[[], None]) -> None:
         """Run `function` on the worker, some time; what it raises is logged."""
 
@@ -185,6 +185,11 @@ class Worker:
         self.tell(self.host.actuator.stop)
         self._jobs.put(None)
 
+    @property
+    def running(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread.is_alive()
+
     def ended(self, timeout: float) -> bool:
         """Wait for the end after `stop`; False: the actuator does not come back."""
         if self._thread.is_alive():
@@ -232,21 +237,19 @@ class Worker:
             self._execute(self._checked(items))
 
     def _checked(self, jobs: Sequence[Job]) -> list[Job]:
-        """Refuse what cannot work; the rest is accepted, and executed if its window is open.
+        """Refuse what cannot work; the rest is accepted.
 
-        One that was reserved has been checked and accepted then (AMB-24, AMB-25).
+        One that was reserved has been checked and accepted then (AMB-25).
         """
         passed = []
         for job in filter(self._reports.wanted, jobs):
             refusal = self._wrong(job) if job.step is Step.CARRY_OUT else None
-            if refusal is None:
-                if job.early:
-                    self._reports.accepted(job)
-                refusal = self._window_over(job)
-            if refusal is None:
-                passed.append(job)
-            else:
+            if refusal is not None:
                 self._reports.finished([(job, refusal)])
+                continue
+            if job.early:
+                self._reports.accepted(job)
+            passed.append(job)
         return passed
 
     def _wrong(self, job: Job) -> Refusal | None:
@@ -254,17 +257,17 @@ class Worker:
             with self._asking:
                 self.host.actuator.check(job.command)
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
-            return self._as_refusal(error)
+            return unless_begun(job, self._as_refusal(error))
         return None
 
-    def _window_over(self, job: Job) -> Refusal | None:
+    def _in_time(self, job: Job) -> bool:
+        """Refuse what would take effect after its window, however long it waited (AMB-24)."""
         if not job.window.over(self._clock):
-            return None
+            return True
         command = job.command
         text = self.host.worded(Reason.WINDOW_OVER, command.action, command.target_name)
-        if job.leftover and self.host.actuator.idempotent:
-            return OutcomeUnknown(text)
-        return Failed(text)
+        self._reports.finished([(job, unless_begun(job, Failed(text)))])
+        return False
 
     def _reserve(self, job: Job) -> None:
         if not self._reports.wanted(job):
@@ -283,13 +286,16 @@ class Worker:
 
     def _execute(self, jobs: list[Job]) -> None:
         """Execute in one go where that is safe: an actuator that is not idempotent gets one."""
+        together = type(self.host.actuator).execute_many is not Actuator.execute_many
         while jobs and not self._stopping.is_set():
             most = 1
             if self.host.actuator.idempotent and not jobs[0].suspect:
                 most = next((i for i, job in enumerate(jobs) if job.suspect), len(jobs))
             now, jobs = jobs[:most], jobs[most:]
             now = self._reports.started(now, durable=not self.host.actuator.idempotent)
-            if len(now) > 1 and type(self.host.actuator).execute_many is not Actuator.execute_many:
+            if together:
+                now = list(filter(self._in_time, now))
+            if together and len(now) > 1:
                 self._reports.finished(list(zip(now, self._outcomes(now), strict=True)))
             else:
                 self._in_turn(now)
@@ -302,20 +308,13 @@ class Worker:
 
     def _in_turn(self, jobs: Sequence[Job]) -> None:
         """Execute one after the other; the outcome of a quick one does not wait for a slow one."""
-        done: list[tuple[Job, Outcome]] = []
-        since = self._clock.monotonic()
         for place, job in enumerate(jobs):
             if self._stopping.is_set():
                 self._reports.postponed(jobs[place:])
                 break
-            if not self._reports.wanted(job):  # given up for while one before it took too long
-                continue
-            done.append((job, self._outcome(job.command)))
-            if self._clock.monotonic() - since >= _COMPANY:
-                self._reports.finished(done)
-                done, since = [], self._clock.monotonic()
-        if done:
-            self._reports.finished(done)
+            # it may have been given up for while one before it took too long
+            if self._reports.wanted(job) and self._in_time(job):
+                self._reports.finished([(job, self._outcome(job.command))])
 
     def _outcomes(self, jobs: Sequence[Job]) -> list[Outcome]:
         try:
@@ -323,7 +322,7 @@ class Worker:
                 commands = [job.command for job in jobs]
                 outcomes: list[Any] = list(self.host.actuator.execute_many(commands))
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
-            return [self._as_refusal(error) for _ in jobs]
+            return [self._broke_off(error) for _ in jobs]
         if len(outcomes) != len(jobs):
             return [self._nonsense(outcomes) for _ in jobs]
         return [o if _is(o, Response, Refusal) else self._nonsense(o) for o in outcomes]
@@ -333,11 +332,16 @@ class Worker:
             with self._asking:
                 outcome: Any = self.host.actuator.execute(command)
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
-            return self._as_refusal(error)
+            return self._broke_off(error)
         return outcome if _is(outcome, Response) else self._nonsense(outcome)
 
     def _nonsense(self, value: object) -> Refusal:
-        return self._as_refusal(TypeError(f"answered {type(value).__name__}, not a Response each"))
+        return self._broke_off(TypeError(f"answered {type(value).__name__}, not a Response each"))
+
+    def _broke_off(self, error: BaseException) -> Refusal:
+        """Take only a refusal for a sign that nothing happened."""
+        refusal = self._as_refusal(error)
+        return refusal if refusal is error else OutcomeUnknown(refusal.text)
 
     def _revert(self, job: Job) -> None:
         self._reports.started([job], durable=False)

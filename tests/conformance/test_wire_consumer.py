@@ -6,12 +6,11 @@ import shutil
 import signal
 import ssl
 import struct
-import time
 
 import pytest
 from cryptography import x509
 
-from oc2d.language.codec import Encoding, InputLimits, decode, recognise
+from tests.conformance.conftest import message_of
 from tests.consumer import deny, query
 from tests.peer import PINGRESP, Peer, connack, packet, short, string
 from tests.producer import properties
@@ -114,24 +113,8 @@ def test_a_response_is_published_with_these_fields_and_no_others(host, record, d
     seen = recorder.connection(0)
     publish = seen.wait("PUBLISH")
     seen.wait("PUBREL" if qos == 2 else "PUBLISH")
-    announced = "json" if form == "json" else "cbor"
-    fields = (
-        bytes([1, form == "json"])
-        + b"\x03" + string("application/openc2")
-        + b"\x26" + string("msgType") + string("rsp")
-        + b"\x26" + string("encoding") + string(announced)
-        + b"\x09" + short(2) + b"\x00\xff"
-    )  # fmt: skip
-    head = string("oc2/rsp") + short(publish.packet_id) + bytes([len(fields)]) + fields
-    assert publish.flags == qos << 1  # neither DUP nor RETAIN
-    assert publish.body.startswith(head)
-    payload = publish.body.removeprefix(head)
-    assert recognise(announced, payload) is Encoding(form)
-    message = decode(payload, Encoding(form), InputLimits())
-    created = message["headers"].pop("created")
-    assert type(created) is int
-    assert 0 <= time.time() * 1000 - created < 60_000
-    assert message == {
+    correlation = b"\x09" + short(2) + b"\x00\xff"
+    assert message_of(publish, "oc2/rsp", "rsp", form, qos, correlation) == {
         "headers": {"request_id": "Frage-Ä", "from": "zulu", "to": ["soc@example.com"]},
         "body": {
             "openc2": {"response": {"status": 200, "results": {"slpf": {"rule_number": number}}}}

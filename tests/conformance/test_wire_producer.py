@@ -6,15 +6,14 @@ import json
 import logging
 import ssl
 import threading
-import time
 import uuid
 from contextlib import closing, contextmanager
 
 import pytest
 import structlog
 
-from oc2d.language.codec import Encoding, InputLimits, decode
 from oc2d.producer.cli import main
+from tests.conformance.conftest import message_of
 from tests.peer import PINGRESP, Peer, connack, publish, short, string
 from tests.waiting import wait_until
 
@@ -97,23 +96,9 @@ def test_a_run_is_this_conversation_to_the_byte(host, record, oc2ctl, form, qos)
 
 def check_request(published, form, qos):
     (one,) = published
-    announced = "json" if form == "json" else "cbor"
-    fields = (
-        bytes([1, form == "json"])
-        + b"\x03" + string("application/openc2")
-        + b"\x26" + string("msgType") + string("req")
-        + b"\x26" + string("encoding") + string(announced)
-    )  # fmt: skip
-    topic = string("oc2/cmd/device/zulu")
-    head = topic + short(one.packet_id) + bytes([len(fields)]) + fields
-    assert one.flags == qos << 1  # neither DUP nor RETAIN
-    assert one.body.startswith(head)
-    message = decode(one.body.removeprefix(head), Encoding(form), InputLimits())
+    message = message_of(one, "oc2/cmd/device/zulu", "req", form, qos)
     headers = message["headers"]
     assert uuid.UUID(headers.pop("request_id")).version == 4
-    created = headers.pop("created")
-    assert type(created) is int
-    assert 0 <= time.time() * 1000 - created < 60_000
     assert headers == {"from": "soc", "to": ["zulu"]}
     net = "203.0.113.0/24" if form == "json" else [bytes([203, 0, 113, 0]), 24]
     assert message["body"]["openc2"] == {

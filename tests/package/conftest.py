@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import pwd
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -33,16 +30,6 @@ def _mark() -> str:
             if path.is_file() and "__pycache__" not in path.parts:
                 mark.update(str(path).encode() + path.read_bytes())
     return mark.hexdigest()
-
-
-def _caller() -> dict[str, Any]:
-    """Who started the tests by sudo: to him belongs what he can build himself."""
-    if "SUDO_UID" not in os.environ:
-        return {}
-    account = pwd.getpwuid(int(os.environ["SUDO_UID"]))
-    os.chown(BUILD, account.pw_uid, account.pw_gid)
-    environment = {**os.environ, "HOME": account.pw_dir}
-    return {"user": account.pw_uid, "group": account.pw_gid, "env": environment}
 
 
 def _package() -> Path:

@@ -7,8 +7,7 @@ import shutil
 import pytest
 
 from tests.consumer import deny
-
-DRY = {"backend": "dry-run"}
+from tests.system.conftest import DRY
 
 
 @pytest.mark.parametrize("restored", [("journal.db",), ("journal.db", "slpf.db"), ("slpf.db",)])

@@ -26,9 +26,9 @@ import pytest
 
 from tests.consumer import deny, query
 from tests.producer import properties
+from tests.system.conftest import DRY
 from tests.waiting import wait_until
 
-DRY = {"backend": "dry-run"}
 ZULU, YANKEE = "oc2/cmd/device/zulu", "oc2/cmd/device/yankee"
 BARE = {"action": "query", "target": {"features": ["versions"]}}
 FORMS = {

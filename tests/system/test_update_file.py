@@ -13,11 +13,6 @@ NAME = "rules.json"
 
 
 @pytest.fixture(scope="module")
-def host(make_broker_host):
-    return make_broker_host(isolated=False)
-
-
-@pytest.fixture(scope="module")
 def zulu(host):
     directory = host.directory / "updates"
     directory.mkdir()

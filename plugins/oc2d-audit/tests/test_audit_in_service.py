@@ -10,13 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.consumer import command, hosts, query
+from tests.consumer import command, query
 from tests.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def make_broker_host(tmp_path_factory):
-    yield from hosts(tmp_path_factory)
 
 
 @pytest.fixture

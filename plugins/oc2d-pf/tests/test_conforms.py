@@ -11,10 +11,8 @@ from oc2d_pf import Pf
 from oc2d_pf.names import Answer
 
 
-def look_up(name):
-    """Every name has two addresses, but for those that nobody has."""
-    if name.startswith("nobody"):
-        return Answer((), 60.0)
+def look_up(_name):
+    """Every name has two addresses."""
     return Answer((ip_address("192.0.2.8"), ip_address("2001:db8::8")), 3600.0)
 
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.consumer import command, hosts, query
+from tests.consumer import command, query
 from tests.waiting import wait_until
 
 POLICY = """\
@@ -20,11 +20,6 @@ from = ["soc@example.com"]
 profiles = ["x-log"]
 actions = ["deny", "query"]
 """
-
-
-@pytest.fixture(scope="module")
-def make_broker_host(tmp_path_factory):
-    yield from hosts(tmp_path_factory)
 
 
 @pytest.fixture

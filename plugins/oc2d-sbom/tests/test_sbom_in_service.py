@@ -8,12 +8,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from tests.consumer import command, hosts, query
-
-
-@pytest.fixture(scope="module")
-def make_broker_host(tmp_path_factory):
-    yield from hosts(tmp_path_factory)
+from tests.consumer import command, query
 
 
 @pytest.mark.req("SBOM-1", "SBOM-3", "SBOM-4", "SBOM-6", "SBOM-11", "SBOM-15", "LANG-40")

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import queue
-import subprocess
-import sys
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from itertools import takewhile
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
 from oc2d_slpf.__main__ import main
 from oc2d_slpf.nftables import Nftables
-from tests.unprivileged import environment
 
 pytestmark = [pytest.mark.root, pytest.mark.req("SLPF-38")]
 
@@ -224,30 +219,11 @@ slpf.stop()
 """
 
 
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
-
-
 @pytest.mark.parametrize("mechanism", ["owner", "watch"])
 def test_all_of_it_works_for_an_unprivileged_user_with_only_cap_net_admin(
-    namespace, stack, mechanism
+    namespace, nobody, mechanism
 ):
-    # not tmp_path: nobody else may pass its parents
-    path = Path(stack.enter_context(TemporaryDirectory()))
-    path.chmod(0o755)
-    arguments = [str(path / "s"), str(path / "r"), mechanism]
-    child = namespace.run(
-        lambda: subprocess.Popen(
-            [sys.executable, "-c", UNPRIVILEGED, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
-    )
-    with child:
+    with nobody(UNPRIVILEGED, mechanism) as child:
         said = [line.split() for line in takewhile(lambda line: line != "ready\n", child.stdout)]
         assert said[-1] == ["0000000000001000", "65534"]
         before = _list(namespace)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from ipaddress import ip_network
-
 import msgspec
 import pytest
 
 from oc2d.actuator import TIMES, Endpoint, Reason
 from oc2d.errors import BadRequest, Failed, NotSupported
-from oc2d.language.values import IPv4Net
 from oc2d.language.vocabulary import Action
-from oc2d_slpf import Slpf
 from oc2d_slpf.guard import Guard
-from oc2d_slpf.language import Args, Results, RuleNumber, match_of
+from oc2d_slpf.language import Args, Results, RuleNumber
 from oc2d_slpf.rules import FIRST_AUTOMATIC
-from oc2d_slpf.specifiers import Here, Specifiers
 
 TARGETS = {
     "ipv4_net": "198.51.100.0/24",
@@ -327,102 +320,3 @@ def test_status_is_bounded(slpf, command):
     slpf.execute_many([command("deny", f"10.{i // 250}.{i % 250}.0/24") for i in range(1200)])
     assert slpf.status()["count"] == 1200
     assert len(slpf.status()["rules"]) == 1000
-
-
-# -- specifiers
-
-
-HERE = Here(frozenset({"fw7", "fw7.example.com"}), frozenset({"192.0.2.7", "2001:db8::7"}))
-TABLE = {
-    "asset_id": "30",
-    "named_groups": ["perimeter", "west"],
-    "hostnames": ["Gate.example.com"],
-    "asset_tuple": ["a", "b"],
-}
-
-
-@pytest.mark.req("SLPF-53", "SLPF-54", "SLPF-55", "SLPF-56", "SLPF-57", "SLPF-58")
-@pytest.mark.parametrize(
-    ("specifiers", "ours"),
-    [
-        ({}, True),
-        ({"hostname": "FW7"}, True),
-        ({"hostname": "fw7.Example.com."}, True),
-        ({"hostname": "gate.example.com"}, True),
-        ({"hostname": "192.0.2.7"}, True),
-        ({"hostname": "2001:DB8:0::7"}, True),
-        ({"hostname": "fw8"}, False),
-        ({"hostname": "192.0.2.8"}, False),
-        ({"named_group": "perimeter"}, True),
-        ({"named_group": "network"}, False),
-        ({"asset_id": "30"}, True),
-        ({"asset_id": "31"}, False),
-        ({"asset_tuple": ["a", "b"]}, True),
-        ({"asset_tuple": ["b", "a"]}, False),
-        ({"asset_tuple": ["a"]}, False),
-        ({"asset_id": "30", "named_group": "network"}, False),
-        ({"asset_id": "30", "named_group": "west"}, True),
-    ],
-)
-def test_all_specifiers_that_are_given_must_match(specifiers, ours):
-    slpf = Slpf(Slpf.parse_config(TABLE))
-    slpf._here = HERE
-    assert slpf.matches(msgspec.convert(specifiers, Specifiers)) is ours
-
-
-@pytest.mark.req("SLPF-57", "SLPF-58", "LANG-81")
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"asset_tuple": ["x"] * 11},
-        {"asset_tuple": []},
-        {"asset_tuple": "x"},
-        {"asset": "30"},
-        {"asset_id": 30},
-    ],
-)
-def test_specifiers_of_a_wrong_form_are_refused_by_type(wrong):
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(wrong, Specifiers)
-
-
-@pytest.mark.req("SLPF-54")
-def test_the_hosts_own_names_and_addresses_are_found():
-    here = Here.look()
-    assert "127.0.0.1" in here.addresses
-    assert all(name == name.lower() for name in here.names)
-
-
-@pytest.mark.req("SLPF-54")
-def test_a_resolver_that_does_not_answer_holds_nothing_up(monkeypatch):
-    answer = threading.Event()
-
-    def slow(name):
-        answer.wait(60)
-        return f"{name}.example.com"
-
-    monkeypatch.setattr("oc2d_slpf.specifiers._PATIENCE", 0.05)
-    monkeypatch.setattr(socket, "gethostname", lambda: "FW7")
-    monkeypatch.setattr(socket, "getfqdn", slow)
-    assert Here.look().names == {"fw7"}
-    answer.set()
-    monkeypatch.setattr("oc2d_slpf.specifiers._PATIENCE", 10)
-    assert Here.look().names == {"fw7", "fw7.example.com"}
-
-    def none(_):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", none)
-    assert Here.look().names == {"fw7"}
-
-
-@pytest.mark.req("SLPF-54")
-def test_names_and_addresses_that_came_with_the_network_count_from_the_first_link_on(
-    slpf, monkeypatch
-):
-    wanted = Specifiers(hostname="192.0.2.7")
-    monkeypatch.setattr(Here, "look", lambda: HERE)
-    assert not slpf.matches(wanted)
-    slpf.link_changed([Endpoint("192.0.2.1", 8883)])
-    assert slpf.matches(wanted)
-    assert "loopback" in slpf._guard.stays_open(match_of(IPv4Net(ip_network("192.0.2.7/32"))))

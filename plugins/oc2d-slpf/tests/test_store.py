@@ -1,30 +1,18 @@
-"""What survives what: restarts, reboots, deaths at every step, damage."""
+"""What survives what: restarts, reboots, failures of the store."""
 
 from __future__ import annotations
 
-import signal
 import sqlite3
-import subprocess
-import sys
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 
 import pytest
 
 from oc2d.actuator import Endpoint
-from oc2d.errors import Failed, NotSupported, StateError
+from oc2d.errors import Failed, NotSupported
 from oc2d_slpf.language import Results
 from oc2d_slpf.rules import FIRST_AUTOMATIC
 
-
-def numbers(slpf):
-    listed = [rule["number"] for rule in slpf.status()["rules"]]
-    assert slpf.status()["count"] == len(listed)
-    return listed
-
-
-def elements(paper):
-    return sum(len(keys) for keys in paper.sets.values())
+from .conftest import numbers
 
 
 @pytest.mark.req("SLPF-18", "SLPF-20", "AMB-54")
@@ -40,13 +28,13 @@ def test_rules_keep_their_numbers_over_a_restart_and_temporary_ones_end_with_the
     paper = model.Paper()
     slpf = bench.start(paper)
     assert numbers(slpf) == before
-    assert elements(paper) == 3
+    assert paper.elements() == 3
     bench.stop()
     bench.boot_id = "boot-2"
     paper = model.Paper()
     slpf = bench.start(paper)
     assert numbers(slpf) == [7, FIRST_AUTOMATIC - 1]
-    assert elements(paper) == 2
+    assert paper.elements() == 2
     # the number of the one that is gone is not given again
     after = slpf.execute(command("deny", "10.3.0.0/16", persistent=False))
     assert after.results.rule_number == FIRST_AUTOMATIC - 2
@@ -96,7 +84,7 @@ def test_revert_removes_what_its_key_made_and_nothing_else(bench, paper, command
     assert numbers(slpf) == [FIRST_AUTOMATIC - 1]
     slpf.revert(two)
     assert numbers(slpf) == []
-    assert elements(paper) == 0
+    assert paper.elements() == 0
 
 
 @pytest.mark.req("SLPF-19")
@@ -107,7 +95,7 @@ def test_rules_whose_time_was_over_while_away_are_not_restored(bench, paper, mod
     bench.stop()
     paper = model.Paper()
     slpf = bench.start(paper, ended=[over.key, "unknown"])
-    assert elements(paper) == 1
+    assert paper.elements() == 1
     assert len(paper.calls) == 1
     slpf.revert(over)
     assert numbers(slpf) == [FIRST_AUTOMATIC - 1]
@@ -170,70 +158,6 @@ def test_an_endpoint_that_could_not_be_opened_is_with_the_next_change(bench, pap
     assert {permit.address for permit in paper.permits} == {"192.0.2.1"}
 
 
-class Death(BaseException):
-    """The process ends here."""
-
-
-STEPS = ("before the kernel", "in the kernel", "after the commit")
-
-
-def _die(monkeypatch, slpf, paper, step):
-    """Let the process die at a step of the next command."""
-    real_apply, real_transaction = paper.apply, slpf._rules.store.transaction
-
-    def die(*_args):
-        raise Death
-
-    @contextmanager
-    def transaction():
-        with real_transaction():
-            yield
-        die()
-
-    if step == "before the kernel":
-        monkeypatch.setattr(paper, "apply", die)
-    elif step == "in the kernel":
-        monkeypatch.setattr(paper, "apply", lambda steps: (real_apply(steps), die()))
-    else:
-        monkeypatch.setattr(slpf._rules.store, "transaction", transaction)
-
-
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("persistent", [True, False])
-@pytest.mark.parametrize("action", ["deny", "delete", "reserved"])
-def test_after_a_death_at_any_step_the_same_key_ends_as_if_nothing_had_happened(
-    bench, paper, model, monkeypatch, command, step, persistent, action
-):
-    slpf = bench.start(paper)
-    slpf.execute(command("allow", "10.9.0.0/16", insert_rule=1))
-    expected = {"deny": [1, 5], "reserved": [1, 5], "delete": [1]}[action]
-    made = command("deny", "10.0.0.0/8", insert_rule=5, persistent=persistent, key="k")
-    if action == "delete":
-        slpf.execute(made)
-        made = command("delete", 5)
-    if action == "reserved":
-        reserved = slpf.reserve(made)
-        made = command(
-            "deny", "10.0.0.0/8", insert_rule=5, persistent=persistent, key="k", reserved=reserved
-        )
-    _die(monkeypatch, slpf, paper, step)
-    # the process is gone: nothing may clean up after it
-    monkeypatch.setattr(slpf._rules, "take_back", lambda: None)
-    with pytest.raises(Death):
-        slpf.execute(made)
-    monkeypatch.undo()
-    bench.kill()
-    paper = model.Paper()
-    slpf = bench.start(paper)
-    response = slpf.execute(made)
-    assert response.status == 200
-    assert response.results == (None if action == "delete" else Results(5))
-    assert numbers(slpf) == expected
-    assert elements(paper) == len(expected)
-    slpf.revert(made)
-    assert numbers(slpf) == [1]
-
-
 class Broken:
     """A disk that takes nothing for a while."""
 
@@ -272,12 +196,12 @@ def test_what_was_answered_500_is_neither_in_force_nor_comes_back(
     monkeypatch.undo()
     assert numbers(slpf) == [FIRST_AUTOMATIC]
     slpf.revert(refused)  # any change begins with what went wrong before
-    assert elements(paper) == 1
+    assert paper.elements() == 1
     bench.kill()
     paper = model.Paper()
     slpf = bench.start(paper)
     assert numbers(slpf) == [FIRST_AUTOMATIC]
-    assert elements(paper) == 1
+    assert paper.elements() == 1
     assert slpf.execute(refused).status == 200
 
 
@@ -297,65 +221,13 @@ def test_a_store_that_cannot_even_be_read_after_a_failure_is_caught_up_with_late
             slpf.execute(command("deny", "10.1.0.0/16"))
     # nothing may load what was refused, a new address of the broker neither
     slpf.link_changing([Endpoint("192.0.2.1", 8883)])
-    assert (elements(paper), paper.permits) == (1, set())
+    assert (paper.elements(), paper.permits) == (1, set())
     paper.changed()  # nor a repair of what others did
     bench.calls.get_nowait()()
-    assert elements(paper) == 1
+    assert paper.elements() == 1
     monkeypatch.undo()
     assert slpf.execute(command("deny", "10.2.0.0/16")).status == 200
-    assert elements(paper) == len(numbers(slpf)) == 2
-
-
-CHILD = """
-import sys
-from pathlib import Path
-from oc2d.actuator import Command, Context
-from oc2d.language.values import IPv4Net
-from oc2d.language.vocabulary import Action
-from oc2d_slpf import Slpf
-from oc2d_slpf.language import Args
-from ipaddress import ip_network
-import structlog
-structlog.configure(processors=[lambda *a: (_ for _ in ()).throw(structlog.DropEvent)])
-path = Path(sys.argv[1])
-slpf = Slpf(Slpf.parse_config({"backend": "dry-run"}))
-slpf.start(Context("fw", path / "state", path / "run", "boot-1", lambda: 0))
-slpf.restore(())
-for index in range(int(sys.argv[2]), 10**6):
-    net = IPv4Net(ip_network(f"10.{index >> 8 & 255}.{index & 255}.0/24"))
-    args = Args(persistent=bool(index % 2))
-    response = slpf.execute(
-        Command(f"k{index}", None, Action.DENY, "ipv4_net", net, args)
-    )
-    print(index, response.results.rule_number, flush=True)
-"""
-
-
-def test_killed_at_any_instant_no_answered_rule_is_lost_and_none_is_there_twice(bench, paper):
-    answered: dict[int, int] = {}
-    for _ in range(3):
-        start = max(answered, default=-1) + 1
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(bench.path), str(start)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        with child:
-            for _ in range(20):
-                index, number = child.stdout.readline().split()
-                answered[int(index)] = int(number)
-            child.send_signal(signal.SIGKILL)
-            for line in child.stdout:
-                if line.endswith("\n"):
-                    index, number = line.split()
-                    answered[int(index)] = int(number)
-    slpf = bench.start(paper)
-    listed = numbers(slpf)
-    assert set(listed) >= set(answered.values())
-    assert len(set(answered.values())) == len(answered)
-    # at most the one that was running at each death is there beside them
-    assert len(listed) <= len(answered) + 1
-    assert elements(paper) == len(listed)
+    assert paper.elements() == len(numbers(slpf)) == 2
 
 
 def test_outcomes_are_bounded(bench, paper, command, monkeypatch):
@@ -365,200 +237,6 @@ def test_outcomes_are_bounded(bench, paper, command, monkeypatch):
         slpf.execute(command("deny", "10.0.0.0/8"))
     count = slpf._rules.store._file.execute("SELECT count(*) FROM outcome").fetchone()[0]
     assert count == 10
-
-
-PAGE = 4096
-
-
-def damage(file, page, bytes_=b"\xff" * PAGE):
-    with file.open("r+b") as stream:
-        stream.seek((page - 1) * PAGE)
-        stream.write(bytes_)
-
-
-@pytest.fixture
-def many(bench, paper, command):
-    """A store of many pages that is closed; its rules by number, and the file."""
-    slpf = bench.start(paper)
-    batch = [command("deny", f"10.{i // 250}.{i % 250}.0/24", key=f"k{i}") for i in range(400)]
-    slpf.execute_many(batch)
-    slpf.link_changed([Endpoint("192.0.2.1", 8883)])
-    known = {rule["number"]: rule for rule in slpf.status()["rules"]}
-    bench.stop()
-    return known, bench.path / "state" / "slpf.db"
-
-
-@pytest.mark.parametrize("part", range(8))
-def test_of_a_damaged_store_all_rules_are_kept_that_can_be_read(
-    bench, paper, command, many, part, capsys
-):
-    known, file = many
-    pages = range(2, file.stat().st_size // PAGE + 1)
-    hurt = [page for page in pages if page % 8 == part][:2]
-    for page in hurt:
-        damage(file, page)
-    slpf = bench.start(paper)
-    kept = {rule["number"]: rule for rule in slpf.status()["rules"]}
-    assert kept.items() <= known.items()
-    # each rule is there twice, on two pages: two bad ones rarely hold the same
-    assert len(known) - len(kept) <= 50
-    assert elements(paper) == len(kept)
-    (aside,) = slpf.status()["damaged"]
-    assert (file.parent / aside).stat().st_size == len(pages) * PAGE + PAGE
-    assert "slpf_store_damaged" in capsys.readouterr().out
-    new = slpf.execute(command("deny", "10.99.0.0/24")).results.rule_number
-    assert new < min(known)
-    for number in list(kept)[:3]:
-        assert slpf.execute(command("delete", number)).status == 200
-    bench.stop()
-    # reported as long as it is there, repaired once
-    assert bench.start(paper).status()["damaged"] == [aside]
-    assert capsys.readouterr().out.count("slpf_store_damaged") == 0
-
-
-def test_of_a_table_without_a_root_and_an_index_without_a_beginning_the_rest_is_kept(
-    bench, paper, many
-):
-    known, file = many
-    with closing(sqlite3.connect(file)) as db:
-        (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'rule'").fetchone()
-        leaves = db.execute(
-            "SELECT pageno FROM dbstat WHERE name = 'twin' AND pagetype = 'leaf' ORDER BY path"
-        ).fetchall()
-    damage(file, root)
-    damage(file, leaves[0][0])
-    kept = {rule["number"]: rule for rule in bench.start(paper).status()["rules"]}
-    assert kept.items() <= known.items()
-    assert len(known) - len(kept) <= 2 * len(known) / len(leaves)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (b"CREATE TABLE rule", b"CREATE TABLX rule"),
-        (b"number INTEGER PRIMARY", b"number INTEGEX PRIMARY"),
-        (b"match BLOB", b"natch BLOB"),
-        (b"number INTEGER", b"number\xc7INTEGER"),  # sqlite quotes it, which is no text then
-        (b"outcome(", b"outcome\x8b"),
-        (b"SQLite format 3", b"SQLite format 4"),
-        (b"SQLite format 3", b"\xff" * PAGE),
-    ],
-)
-@pytest.mark.parametrize("killed", [False, True])
-def test_all_rules_are_kept_when_the_first_page_is_damaged(
-    bench, paper, command, many, old, new, killed
-):
-    known, file = many
-    if killed:  # with what was written last beside the file
-        slpf = bench.start(paper)
-        slpf.execute(command("deny", "10.98.0.0/24"))
-        known = {rule["number"]: rule for rule in slpf.status()["rules"]}
-        kept = {at: at.read_bytes() for at in (file, file.with_name("slpf.db-wal"))}
-        bench.stop()
-        for at, content in kept.items():
-            at.write_bytes(content)
-    content = file.read_bytes()
-    assert old in content[:PAGE]
-    damage(file, 1, content[:PAGE].replace(old, new)[:PAGE])
-    slpf = bench.start(paper)
-    assert {rule["number"]: rule for rule in slpf.status()["rules"]} == known
-    assert {permit.address for permit in paper.permits} == {"192.0.2.1"}
-    # unless the page was written anew since
-    assert len(slpf.status()["damaged"]) == (0 if killed and not slpf._rules.store.repaired else 1)
-    assert slpf.execute(command("deny", "10.99.0.0/24")).results.rule_number == min(known) - 1
-    assert {path.name for path in file.parent.iterdir()} <= {
-        *(file.name + suffix for suffix in ("", "-wal", "-shm")),
-        *slpf.status()["damaged"],
-        *(f"{name}-wal" for name in slpf.status()["damaged"]),
-    }
-
-
-@pytest.mark.parametrize("rubbish", [b"", b"rubbish" * 1000])
-def test_a_store_of_which_nothing_can_be_read_is_reported_and_its_numbers_are_not_used_again(
-    bench, paper, command, many, rubbish, capsys
-):
-    known, file = many
-    file.write_bytes(rubbish)
-    slpf = bench.start(paper)
-    assert numbers(slpf) == []
-    assert slpf.status()["damaged"]
-    assert "slpf_store_damaged" in capsys.readouterr().out
-    assert slpf.execute(command("deny", "10.0.0.0/8")).results.rule_number < min(known)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE rule SET match = x'0a' WHERE number % 2",
-        "UPDATE rule SET match = match || x'00' WHERE number % 2",
-        "UPDATE rule SET match = 'text' WHERE number % 2",
-        "UPDATE rule SET verdict = CAST(x'ff' AS TEXT) WHERE number % 2",
-        "UPDATE rule SET shape = 'both_ip5' WHERE number % 2",
-    ],
-)
-def test_rules_that_make_no_sense_are_left_out(bench, paper, many, change):
-    known, file = many
-    with closing(sqlite3.connect(file)) as store:
-        store.execute(change)
-        store.commit()
-    assert numbers(bench.start(paper)) == sorted(number for number in known if not number % 2)
-
-
-def test_what_was_answered_and_opened_outlives_damage_too(bench, paper, command, many):
-    known, file = many
-    with closing(sqlite3.connect(file)) as store:
-        store.execute("UPDATE rule SET verdict = '' WHERE key = 'k5'")
-        store.commit()
-    slpf = bench.start(paper)
-    assert len(numbers(slpf)) == len(known) - 1
-    assert {permit.address for permit in paper.permits} == {"192.0.2.1"}
-    again = slpf.execute(command("deny", "10.0.7.0/24", key="k7"))
-    assert again.results == Results(FIRST_AUTOMATIC - 7)
-    assert len(numbers(slpf)) == len(known) - 1
-
-
-@pytest.mark.parametrize("step", range(8))
-def test_a_death_while_a_store_is_repaired_loses_nothing(bench, paper, many, monkeypatch, step):
-    known, file = many
-    damage(file, 5)
-    calls = []
-
-    def mortal(real):
-        def call(self, *args, **kwargs):
-            calls.append(self.name)
-            if len(calls) > step:
-                raise Death
-            return real(self, *args, **kwargs)
-
-        return call
-
-    for name in ("unlink", "rename"):
-        monkeypatch.setattr(Path, name, mortal(getattr(Path, name)))
-    try:
-        bench.start(paper)
-    except Death:
-        assert len(calls) == step + 1
-    else:
-        assert step == 7
-    monkeypatch.undo()
-    bench.kill()
-    assert numbers(bench.start(paper)) == sorted(known)
-    assert not list(file.parent.glob("*.new"))
-
-
-def test_a_store_that_is_not_ours_to_repair_ends_the_start(bench, paper, command):
-    bench.start(paper).execute(command("deny", "10.0.0.0/8"))
-    bench.stop()
-    file = bench.path / "state" / "slpf.db"
-    with closing(sqlite3.connect(file)) as store:
-        store.execute("PRAGMA user_version = 99")
-    with pytest.raises(StateError, match=r"slpf\.db cannot be used: made by another oc2d-slpf"):
-        bench.start(paper)
-    file.unlink()
-    file.mkdir()
-    with pytest.raises(StateError, match=r"slpf\.db cannot be used"):
-        bench.start(paper)
-    assert [path.name for path in file.parent.iterdir()] == ["slpf.db"]
 
 
 def test_a_full_disk_is_answered_500_and_forgotten(bench, paper, command):
@@ -575,7 +253,7 @@ def test_a_full_disk_is_answered_500_and_forgotten(bench, paper, command):
     ]
     slpf._rules.store._file.execute("PRAGMA query_only = OFF")
     assert slpf.execute(command("deny", "10.1.0.0/16")).status == 200
-    assert elements(paper) == 2
+    assert paper.elements() == 2
 
 
 @pytest.mark.req("SLPF-18", "SLPF-19")
@@ -585,7 +263,7 @@ def test_rules_that_went_between_opening_and_restoring_do_not_come_back(bench, p
         slpf.execute(command("deny", f"10.{n}.0.0/16", key=key))
     bench.stop()
     slpf = bench.start(paper, ended=("two",))
-    assert elements(paper) == 2
+    assert paper.elements() == 2
     assert len(numbers(slpf)) == 2
     assert slpf._rules.store.rules() == slpf._rules.store.rules()
 

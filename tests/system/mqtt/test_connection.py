@@ -1,4 +1,4 @@
-"""Connections over a scripted peer: CONNECT, SUBSCRIBE, keep-alive, errors, the end."""
+"""Connections over a scripted peer: CONNECT, errors, what is tried again and when."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from oc2d.mqtt.dial import Dial
 from oc2d.mqtt.settings import Backoff
 from oc2d.mqtt.status import LinkObserver
 from tests.conftest import free_port
-from tests.peer import PINGRESP, Peer, ack, connack, make_settings, packet, publish, response, short
+from tests.peer import Peer, connack, make_settings, packet, publish, response, short
 from tests.waiting import wait_until
 
-SERVER_KEEP_ALIVE = 0x13
 MAXIMUM_QOS = 0x24
 
 
@@ -63,124 +62,6 @@ def test_user_name_and_password_go_into_connect_and_the_password_is_read_each_ti
         conn.close()
         assert fields["flags"] == 0xC0
         assert fields["rest"] == b"\0\x02fw\0\x03" + word.encode()
-
-
-@pytest.mark.req("MQTT-14", "MQTT-16", "MQTT-47", "MQTT-48", "AMB-5")
-def test_subscriptions_are_made_anew_on_each_connack_with_options_0e(peer, start):
-    start(peer.port, subscriptions=("oc2/cmd/all", "oc2/cmd/ap/slpf"))
-    for present in (False, True):
-        conn = peer.welcome(session_present=present, codes=b"")
-        seen = peer.grant(conn, b"\x02\x01")
-        conn.close()
-        assert seen.packet_id > 60_000
-        assert seen.body[2:] == b"\0\0\x0boc2/cmd/all\x0e\0\x0foc2/cmd/ap/slpf\x0e"
-
-
-@pytest.mark.req("MQTT-26", "AMB-5", "AMB-60")
-def test_a_denied_or_qos_0_subscription_is_an_error_in_log_and_status(peer, start):
-    with capture_logs() as logs:
-        session, _ = start(peer.port, subscriptions=("a", "b", "c"))
-        peer.welcome(codes=b"\x87\x00\x01")
-        wait_until(lambda: session.status().subscriptions)
-    status = session.status()
-    assert status.connected
-    assert not status.healthy
-    assert "Not authorized" in status.subscriptions["a"]
-    assert "QoS 0" in status.subscriptions["b"]
-    assert status.subscriptions["c"] == 1
-    failed = [log["filter"] for log in logs if log["event"] == events.SUBSCRIPTION_FAILED]
-    assert failed == ["a", "b"]
-
-
-@pytest.mark.req("MQTT-26", "MQTT-14")
-def test_a_refused_subscription_is_asked_for_again_until_it_is_granted(peer, start):
-    granted = []
-    observer = LinkObserver(subscribed=granted.append)
-    with capture_logs() as logs:
-        session, _ = start(
-            peer.port, subscriptions=("a", "b"), resubscribe_after=0.05, observer=observer
-        )
-        conn = peer.welcome(codes=b"\x97\x02")
-        for code in (b"\x97", b"\x80", b"\x01"):
-            seen = peer.grant(conn, code)
-            assert seen.body[2:] == b"\0\0\x01a\x0e"
-        wait_until(lambda: session.status().healthy)
-    assert session.status().subscriptions == {"a": 1, "b": 2}
-    failed = [log["reason"] for log in logs if log["event"] == events.SUBSCRIPTION_FAILED]
-    assert ["0x97" in failed[0], "0x80" in failed[1], len(failed)] == [True, True, 2]
-    wait_until(lambda: granted[-1] == {"a": 1, "b": 2})
-    conn.silent(0.2)
-
-
-@pytest.mark.req("MQTT-14", "MQTT-53")
-@pytest.mark.parametrize("code", [0x99, 0xFE])
-def test_a_refusal_for_a_reason_of_which_the_codec_knows_nothing_is_a_refusal(peer, start, code):
-    session, _ = start(peer.port)
-    conn = peer.accept()
-    conn.expect("CONNECT")
-    conn.send(connack(code=code))
-    assert conn.at_end()
-    wait_until(lambda: session.status().last_error)
-    assert f"refused us: reason {code:#04x}" in session.status().last_error
-
-
-@pytest.mark.req("MQTT-52")
-def test_pingreq_goes_out_at_95_percent_of_the_keep_alive(peer, start):
-    start(peer.port, keep_alive=2)
-    conn = peer.welcome()
-    begin = time.monotonic()
-    conn.send(PINGRESP)  # something comes in, nothing goes out
-    first = conn.expect("PINGREQ")
-    conn.send(PINGRESP)
-    second = conn.expect("PINGREQ")
-    assert 1.5 < first.at - begin <= 1.9
-    assert 1.5 < second.at - first.at <= 1.9
-
-
-@pytest.mark.req("MQTT-52")
-def test_another_packet_puts_the_ping_off(peer, start):
-    start(peer.port, keep_alive=2)
-    conn = peer.welcome()
-    time.sleep(1)
-    conn.send(publish("oc2/cmd/all", b"x"))
-    other = conn.expect("PUBACK")
-    assert 1.5 < conn.expect("PINGREQ").at - other.at <= 1.9
-
-
-@pytest.mark.req("MQTT-12", "MQTT-5", "MQTT-52")
-def test_server_keep_alive_replaces_ours_for_this_connection_only(peer, start):
-    session, _ = start(peer.port, keep_alive=300)
-    conn = peer.welcome(properties=bytes([SERVER_KEEP_ALIVE]) + short(2))
-    begin = time.monotonic()
-    assert 1.5 < conn.expect("PINGREQ").at - begin <= 1.9
-    assert session.status().limits.keep_alive == 2
-    conn.close()
-    assert peer.accept().expect("CONNECT").keep_alive == 300
-
-
-@pytest.mark.req("MQTT-5", "MQTT-12", "MQTT-52")
-def test_a_server_keep_alive_above_ours_does_not_make_us_wait_longer(peer, start):
-    """Else a broker that says 65535 and then vanishes is missed for 18 hours."""
-    session, _ = start(peer.port, keep_alive=2)
-    conn = peer.welcome(properties=bytes([SERVER_KEEP_ALIVE]) + short(65535))
-    begin = time.monotonic()
-    assert 1.5 < conn.expect("PINGREQ").at - begin <= 1.9
-    assert session.status().limits.keep_alive == 2
-
-
-@pytest.mark.req("MQTT-14", "MQTT-53")
-@pytest.mark.parametrize("stage", ["CONNACK", "SUBACK", "PINGRESP"])
-def test_a_broker_that_owes_an_answer_is_left(peer, start, stage):
-    session, _ = start(peer.port, keep_alive=1, answer_timeout=0.3)
-    conn = peer.accept()
-    conn.expect("CONNECT")
-    if stage != "CONNACK":
-        conn.send(connack())
-        if stage != "SUBACK":
-            peer.grant(conn)
-    assert conn.at_end()
-    peer.accept().expect("CONNECT")
-    assert stage in session.status().last_error
 
 
 @pytest.mark.req("MQTT-14")
@@ -343,70 +224,6 @@ def test_listeners_hear_of_the_link_in_order_and_the_dial_waits_for_them(peer, s
     ]
 
 
-@pytest.mark.req("MQTT-56")
-def test_stop_publishes_what_is_queued_then_disconnects_cleanly(peer, start):
-    session, engine = start(peer.port)
-    conn = peer.welcome()
-    wait_until(lambda: session.status().healthy)
-    session.send([response(7)])
-    stopper = threading.Thread(target=session.stop, args=(5,))
-    stopper.start()
-    assert conn.expect("PUBLISH").packet_id == 7
-    conn.send(publish("oc2/cmd/all", b"too late", packet_id=3))
-    time.sleep(0.1)
-    conn.send(ack("PUBACK", 7))
-    seen = conn.expect("DISCONNECT")
-    assert seen.code == 0
-    assert seen.body == b""  # no Session Expiry: the session stays
-    assert conn.at_end()
-    stopper.join(5)
-    assert not stopper.is_alive()
-    assert engine.sent_handles == [7]
-    assert engine.got == []
-
-
-@pytest.mark.req("MQTT-56")
-def test_stop_waits_no_longer_than_told_and_the_disconnect_arrives_under_load(peer, start):
-    session, _ = start(peer.port, decide=False)
-    conn = peer.welcome()
-    wait_until(lambda: session.status().healthy)
-    session.send([response(1)])
-    conn.expect("PUBLISH")
-    done = threading.Event()
-
-    def flood():
-        number = 0
-        while not done.is_set() and number < 5000:
-            number += 1
-            try:
-                conn.send(publish("oc2/cmd/all", b"x" * 1000, packet_id=number))
-            except OSError:
-                return
-
-    flooder = threading.Thread(target=flood)
-    flooder.start()
-    stopper = threading.Thread(target=session.stop, args=(0.2,))
-    stopper.start()
-    assert conn.expect("DISCONNECT").code == 0
-    done.set()
-    flooder.join(5)
-    conn.close()
-    stopper.join(5)
-    assert not stopper.is_alive()
-
-
-def test_stop_works_at_any_time(peer, start):
-    session, _ = start(free_port())
-    begin = time.monotonic()
-    session.stop(0)
-    session, _ = start(peer.port)
-    peer.accept().expect("CONNECT")
-    session.stop(5)
-    assert time.monotonic() - begin < 4
-    session.send([response(1)])  # after the end: nothing happens
-    session.ping()
-
-
 def test_new_settings_are_used_at_once(peer, start):
     session, _ = start(peer.port, backoff=Backoff(first=50))
     conn = peer.welcome()
@@ -428,18 +245,6 @@ def test_new_settings_end_a_wait_for_the_next_attempt(peer, start):
     session.reconfigure(make_settings(peer.port))
     peer.welcome()
     wait_until(lambda: session.status().healthy)
-
-
-def test_an_idle_loop_takes_turns_only_when_pinged(peer, start):
-    session, _ = start(peer.port)
-    peer.welcome()
-    wait_until(lambda: session.status().healthy)
-    time.sleep(0.1)
-    before = session.progress()
-    time.sleep(0.3)
-    assert session.progress() == before
-    session.ping()
-    wait_until(lambda: session.progress() > before, 1)
 
 
 @pytest.mark.req("MQTT-14")
@@ -505,35 +310,6 @@ def test_a_3_1_1_broker_that_ends_the_link_at_a_forbidden_topic_is_guessed_at(pe
     refusing.expect("PUBLISH")
     refusing.close()
     wait_until(lambda: "let us publish there" in (session.status().last_error or ""))
-
-
-def test_stop_does_not_wait_for_the_next_attempt(peer, start):
-    session, _ = start(peer.port, backoff=Backoff(first=500, most=500))
-    conn = peer.welcome()
-    session.send([response(1)])
-    conn.expect("PUBLISH")
-    stopper = threading.Thread(target=session.stop, args=(30,))
-    stopper.start()
-    time.sleep(0.1)
-    conn.close()
-    stopper.join(5)
-    assert not stopper.is_alive()
-
-
-@pytest.mark.req("MQTT-14")
-def test_after_a_suspension_the_broker_is_asked_at_the_next_turn(peer, start, monkeypatch):
-    session, _ = start(peer.port)
-    conn = peer.welcome()
-    wait_until(lambda: session.status().healthy)
-    session.ping()
-    conn.silent(0.2)
-    monkeypatch.setattr("oc2d.mqtt.session._asleep", lambda: 1e9)
-    session.ping()
-    conn.expect("PINGREQ")
-    conn.send(packet(0xD0))
-    session.ping()
-    conn.silent(0.2)
-    assert session.status().healthy
 
 
 @pytest.mark.req("MQTT-14")

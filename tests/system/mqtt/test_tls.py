@@ -63,13 +63,7 @@ def test_a_peer_that_does_not_answer_the_handshake_is_left_in_time(peer, start, 
 
 @pytest.fixture
 def tls_broker(make_broker, certificates):
-    return make_broker(
-        f"cafile {certificates.ca}",
-        f"certfile {certificates.cert('server')}",
-        f"keyfile {certificates.key('server')}",
-        "require_certificate true",
-        "use_identity_as_username true",
-    )
+    return make_broker(*certificates.mutual("server"))
 
 
 @pytest.mark.req("MQTT-67", "SLPF-7")

@@ -228,14 +228,7 @@ def test_tls_to_a_plain_broker_fails_and_sends_nothing_in_the_clear(
 def test_mosquitto_wants_our_certificate_and_says_what_it_thinks_of_it(
     start, make_broker, certificates, version
 ):
-    broker = make_broker(
-        f"cafile {certificates.ca}",
-        f"certfile {certificates.cert('rsa')}",
-        f"keyfile {certificates.key('rsa')}",
-        f"tls_version {version}",
-        "require_certificate true",
-        "use_identity_as_username true",
-    )
+    broker = make_broker(*certificates.mutual("rsa"), f"tls_version {version}")
 
     def connect(tls):
         session, _ = start(broker.port, host="localhost", tls=tls)

@@ -2,17 +2,26 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
+import structlog
 
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.language.codec import Encoding
 from oc2d.mqtt.session import Session
 from oc2d.mqtt.settings import Backoff, LinkSettings
+from oc2d.producer.cli import main
 from tests.waiting import wait_until
 
+RSP = "oc2/rsp"
+OK = {"status": 200, "results": {"slpf": {"rule_number": 999}}}
+WAIT = {"status": 102}
+BAD = {"status": 501, "status_text": "Option not supported"}
+DENY = "deny ipv4_net 203.0.113.0/24 --device fw-7"
 Answer = Callable[[dict[str, Any]], "Iterable[tuple[str, dict[str, Any] | bytes]]"]
 
 
@@ -63,3 +72,40 @@ def consumer() -> Iterator[Callable[..., ScriptedConsumer]]:
     yield start
     for one in made:
         one.session.stop(1)
+
+
+def answering(*responses: dict[str, Any], sender: str = "fw-7", topics: tuple[str, ...] = (RSP,)):
+    """An answer: each response in turn, on each of the topics."""
+
+    def answer(request: dict[str, Any]):
+        headers = {"request_id": request["headers"]["request_id"], "created": 1, "from": sender}
+        for response in responses:
+            message = {"headers": headers, "body": {"openc2": {"response": response}}}
+            for topic in topics:
+                yield topic, message
+
+    return answer
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> Iterator[None]:
+    """Nobody's settings, and a quiet log until oc2ctl sets up its own."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def run(broker, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Run oc2ctl here: exit code, output, errors (less the warning about TLS)."""
+
+    def call(line: str | list[str], port: int = broker.port) -> tuple[int, str, str]:
+        words = line.split() if isinstance(line, str) else line
+        code = main([*words, "--broker", f"127.0.0.1:{port}", "--no-tls"])
+        out, err = capsys.readouterr()
+        wait_until(lambda: not [t for t in threading.enumerate() if t.name == "oc2d-dial"])
+        lines = [line for line in err.splitlines() if "no TLS" not in line]
+        return code, out, "\n".join(lines)
+
+    return call

@@ -13,7 +13,6 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
-import structlog
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -62,11 +61,7 @@ def odd(broker) -> Iterator[Callable[..., OddConsumer]]:
 
 
 @pytest.fixture
-def oc2ctl(
-    broker, capsys, tmp_path, monkeypatch
-) -> Iterator[Callable[[str], tuple[int, str, str]]]:
-    monkeypatch.setenv("HOME", str(tmp_path))
-
+def oc2ctl(broker, capsys) -> Callable[[str], tuple[int, str, str]]:
     def run(line: str) -> tuple[int, str, str]:
         link = ["--broker", f"127.0.0.1:{broker.port}", "--no-tls", "--from", "soc"]
         code = main([*line.split(), *link])
@@ -74,8 +69,7 @@ def oc2ctl(
         told = [line for line in err.splitlines() if "no TLS" not in line]
         return code, out, "\n".join(told)
 
-    yield run
-    structlog.reset_defaults()
+    return run
 
 
 def wrapped(request: dict[str, Any], response: Any, **headers: Any) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,20 @@ from oc2d.actuator import Actuator
 from oc2d.config import Broker, Compat, Config, Limits, Policy
 from oc2d.engine.ports import Inbound
 from oc2d.testing import DEVICE, ActuatorHost, Recorder, TurnedClock
+from tests.waiting import wait_until
 
-__all__ = ["DAY", "DEVICE", "Bench", "TurnedClock", "again", "deny", "features"]
+__all__ = [
+    "DAY",
+    "DEVICE",
+    "Bench",
+    "Failing",
+    "TurnedClock",
+    "again",
+    "deny",
+    "dies",
+    "features",
+    "until",
+]
 
 DAY = 86_400_000
 _LIMITS, _POLICY, _COMPAT = Limits(), Policy(), Compat()
@@ -82,3 +96,53 @@ class Bench(ActuatorHost):
 def again(message: Inbound, **changes: Any) -> Inbound:
     """The same message once more."""
     return replace(message, **changes)
+
+
+class Failing:
+    """A method of the journal that the disk refuses as often as told, after `meanwhile`."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        method: str = "commit",
+        error: Exception | None = None,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.method = getattr(bench.consumer._journal, method)
+        self.error = error or sqlite3.OperationalError("database or disk is full")
+        self.meanwhile = meanwhile
+        self.times = 0
+        self.failed = 0
+        setattr(bench.consumer._journal, method, self)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if self.times:
+            self.times -= 1
+            self.meanwhile()
+            self.failed += 1
+            raise self.error
+        return self.method(*args, **options)
+
+    def wait(self, failures: int) -> None:
+        """Until it has failed so often."""
+        wait_until(lambda: self.failed >= failures)
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Give it so much time to come, and tell whether it did."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return condition()
+
+
+def dies(
+    bench: Bench,
+    build: Callable[..., Bench],
+    *actuators: Actuator,
+    name: str = "dead",
+    **options: Any,
+) -> Bench:
+    """The Consumer that starts from what `bench` has on the disk now."""
+    copy = bench.dead_copy(name)
+    return build(*actuators, directory=copy, clock=bench.turned, **options)

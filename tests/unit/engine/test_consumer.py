@@ -143,7 +143,7 @@ def test_status_tells_of_each_actuator_whatever_it_does(build, door, monkeypatch
 
 
 def test_the_parts_say_whether_they_are_alive(bench):
-    assert bench.consumer.alive(5) == {"engine": True, "scheduler": True}
+    assert bench.consumer.alive(5) == {"engine": True, "scheduler": True, "actuator x-door": True}
 
 
 @pytest.mark.req("MQTT-12")

@@ -30,6 +30,7 @@ class Mortal:
         self.effects = effects
         self.alive = threading.Lock()
         self.dead = False
+        self.refusals = 0
         self.bench = Bench(directory, self.actuator, clock=clock)
         journal = self.bench.consumer._journal
         self.commit = journal.commit
@@ -40,6 +41,9 @@ class Mortal:
         with self.alive:
             if self.dead:
                 raise sqlite3.OperationalError("dead")
+            if self.refusals:
+                self.refusals -= 1
+                raise sqlite3.OperationalError("database or disk is full")
             self.commit()
 
     def effect(self, command: Command) -> Response:
@@ -107,6 +111,10 @@ class ExactlyOnce(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.3, 2, 20]))
     def wait(self, seconds):
         self.live.bench.advance(seconds)
+
+    @rule(times=st.sampled_from([1, 3]))
+    def refuse(self, times):
+        self.live.refusals = times
 
     @rule()
     def settle(self):

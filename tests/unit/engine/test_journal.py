@@ -1,4 +1,4 @@
-"""The journal: what it refuses to open, what it costs, and what happens when the disk says no."""
+"""The journal: what it refuses to open, what it costs, and what it keeps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from contextlib import closing
 
 import pytest
-import structlog
 
 from oc2d.config import Limits
 from oc2d.engine.answers import Handles
@@ -17,7 +16,6 @@ from oc2d.engine.ports import Outgoing
 from oc2d.engine.records import Origin
 from oc2d.engine.window import Window
 from oc2d.errors import StateError
-from oc2d.hookspecs import hookimpl
 from oc2d.language.codec import Encoding
 from tests.unit.engine.bench import deny, features
 from tests.unit.engine.plugins import Gate, Recording
@@ -113,206 +111,6 @@ def test_a_damaged_entry_is_told_of(build, door):
         database.commit()
     with pytest.raises(StateError, match=r"request \d+ is damaged"):
         build(Recording(), directory=copy)
-
-
-class Failing:
-    """A method of the journal that the disk refuses as often as told."""
-
-    def __init__(self, bench, method="commit", error=None):
-        self.journal = bench.consumer._journal
-        self.method = getattr(self.journal, method)
-        self.error = error or sqlite3.OperationalError("database or disk is full")
-        self.times = 0
-        self.failed = 0
-        setattr(self.journal, method, self)
-
-    def __call__(self, *args, **options):
-        if self.times:
-            self.times -= 1
-            self.failed += 1
-            raise self.error
-        return self.method(*args, **options)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr("oc2d.engine.engine._RETRY", 0.01)
-
-
-@pytest.mark.req("MQTT-54")
-@pytest.mark.parametrize("method", ["commit", "begin", "add", "post", "known"])
-@pytest.mark.parametrize("times", [1, 3])
-def test_a_disk_that_says_no_is_asked_again_and_nothing_happens_before(build, door, method, times):
-    bench = build(door, limits=Limits(rate_per_minute=4, queue=4))
-    failing = Failing(bench, method)
-    with structlog.testing.capture_logs() as logs:
-        failing.times = times
-        bench.deliver(*(bench.message(deny(), request_id=str(n)) for n in range(3)))
-        bench.deliver(bench.message(features(), request_id="f"), bench.raw(b"{"))
-        bench.settle()
-    assert failing.failed == times
-    names = [entry["event"] for entry in logs]
-    assert names.count("journal_failed") == names.count("journal_recovered") >= 1
-    assert bench.consumer.engine.journal_error is None
-    assert sorted(bench.statuses) == [200, 200, 200, 200, 400]
-    assert len(bench.broker.acknowledged) == 5
-    assert [token.packet_id for token in bench.broker.acknowledged] == [1, 2, 3, 4, 5]
-    assert len(door.executed) == 3
-    handles = [out.handle for out in bench.broker.sent]
-    assert len(set(handles)) == 5
-    bench.advance(2)
-    bench.settle()
-    bench.advance(2)
-    bench.settle()
-    assert len(bench.consumer._journal.outbox()) == 0
-    assert bench.answered(deny(), request_id="over").status == 503
-
-
-def test_what_waits_for_the_disk_is_not_judged_anew_each_time(build, door):
-    asked = []
-
-    class Counting:
-        @hookimpl
-        def oc2d_authorise(self, request):
-            asked.append(request.request_id)
-
-    bench = build(door, hooks=Counting())
-    failing = Failing(bench)
-    failing.times = 20
-    bench.deliver(*(bench.message(deny(), request_id=str(n)) for n in range(3)))
-    bench.settle()
-    assert failing.failed == 20
-    assert bench.statuses == [200, 200, 200]
-    assert len(asked) <= 6
-
-
-@pytest.mark.parametrize(
-    "method", ["started", "finish", "arm", "disarm", "sent", "reoriginate", "reverting", "respond"]
-)
-def test_a_disk_that_says_no_at_any_later_moment_changes_nothing(build, door, method):
-    bench = build(door)
-    failing = Failing(bench, method)
-    failing.times = 2
-    bench.ask(deny(start_time=bench.turned.wall + 1000, duration=1000))
-    bench.reply(1)
-    bench.settle()
-    bench.advance(1)
-    bench.settle()
-    bench.advance(1)
-    bench.settle()
-    bench.advance(2)
-    bench.settle()
-    bench.advance(2)
-    bench.settle()
-    assert failing.failed == 2
-    assert bench.statuses == [102, 200]
-    assert len(door.executed) == len(door.reverted) == len(door.reserved) == 1
-    assert bench.consumer._journal.outbox() == []
-    assert list(bench.consumer._journal.pending()) == []
-    assert len(bench.consumer.engine._handles) == 0
-
-
-def test_a_real_full_disk_is_survived(build, door):
-    bench = build(door)
-    database = bench.consumer._journal._db
-    (pages,) = database.execute("PRAGMA page_count").fetchone()
-    database.execute(f"PRAGMA max_page_count = {pages}")
-    bench.deliver(
-        *(bench.message(deny("192.0.2.1"), request_id=f"{n}" * 400) for n in range(10, 40))
-    )
-    deadline = time.monotonic() + 10
-    while bench.consumer.engine.journal_error is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    assert bench.broker.acknowledged == []
-    assert bench.consumer.engine.ping(5)
-    database.execute("PRAGMA max_page_count = 1000000")
-    bench.reply(30)
-    bench.settle()
-    assert bench.statuses == [200] * 30
-    assert len(door.executed) == len(bench.broker.acknowledged) == 30
-
-
-def test_a_worker_waits_while_the_journal_fails_and_is_not_stuck_for_it(build, door):
-    bench = build(door)
-    failing = Failing(bench, "started")
-    failing.times = 1_000_000
-    bench.ask(deny())
-    bench.broker.wait(lambda: len(bench.broker.acknowledged) == 1)
-    bench.turned.monotonic += 120
-    assert bench.consumer.engine.ping(5)
-    assert bench.consumer.engine.stuck == set()
-    assert door.executed == []
-    failing.times = 0
-    assert bench.reply(1).status == 102  # it took long
-    assert bench.reply(2).status == 200
-
-
-def test_an_error_that_is_not_the_disks_costs_one_report_only(build, door):
-    bench = build(door)
-    failing = Failing(bench, "finish", ValueError("a fault of ours"))
-    failing.times = 2  # in company and alone
-    bench.ask(deny())
-    bench.settle()
-    assert bench.answered(deny(), request_id="2").status == 200
-    assert bench.consumer.engine.running
-    assert bench.statuses == [200]
-
-
-@pytest.mark.parametrize("error", [ValueError("ours"), sqlite3.IntegrityError("UNIQUE")])
-def test_a_start_that_cannot_be_written_frees_the_worker_and_is_answered(build, door, error):
-    bench = build(door)
-    failing = Failing(bench, "started", error)
-    failing.times = 2
-    assert (bench.answered(deny()).status, bench.replies[0].text) == (500, "internal error")
-    bench.settle()
-    assert door.executed == []
-    assert bench.answered(deny(), request_id="2").status == 200
-
-
-def test_the_end_comes_although_the_journal_fails(build, door, monkeypatch):
-    monkeypatch.setattr("oc2d.engine.consumer._ENGINE_STOP", 0.2)
-    bench = build(door)
-    gate = door.behave = Gate()
-    bench.ask(deny())
-    gate.wait()
-    Failing(bench).times = 1_000_000
-    gate.open.set()
-    bench.consumer.quiesce()
-    begun = time.monotonic()
-    bench.consumer.close()
-    assert time.monotonic() - begun < 2
-    assert not bench.consumer.engine.running
-
-
-def test_a_journal_that_fails_for_a_moment_at_the_end_loses_nothing(build, door):
-    bench = build(door)
-    gate = door.behave = Gate()
-    bench.ask(deny())
-    gate.wait()
-    Failing(bench).times = 3
-    gate.open.set()
-    bench.consumer.quiesce()
-    bench.consumer.close()
-    with closing(Journal(bench.journal)) as journal:
-        assert list(journal.pending()) == []
-        assert journal.outbox() == []
-    assert bench.statuses == [200]
-
-
-def test_the_transfer_may_raise_without_anything_happening_twice(build, door):
-    bench = build(door)
-
-    def broken(_):
-        bench.broker.on_send = lambda _: None
-        raise RuntimeError("no")
-
-    bench.broker.on_send = broken
-    bench.ask(deny())
-    bench.settle()
-    assert bench.answered(deny(), request_id="2").status == 200
-    assert len(door.executed) == 2
-    assert len(bench.broker.acknowledged) == 2
 
 
 # -- what it costs

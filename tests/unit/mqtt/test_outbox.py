@@ -71,10 +71,11 @@ class Exchange(RuleBasedStateMachine):
         self.taken -= set(released)
         self.released |= set(released)
 
-    @precondition(lambda self: self.connected and self.released)
+    @precondition(lambda self: self.connected and self.taken | self.released)
     @rule(data=st.data())
     def pubcomp(self, data: st.DataObject) -> None:
-        handle = data.draw(st.sampled_from(sorted(self.released)))
+        handle = data.draw(st.sampled_from(sorted(self.taken | self.released)))
+        self.release(handle)
         assert self.outbox.done(handle)
         assert not self.outbox.done(handle)
         for one in (self.released, self.published):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import logging.config
 import os
 import re
 import shutil
@@ -300,3 +301,72 @@ def test_lines_logged_together_that_cannot_be_written_stop_nothing():
         logs.configure("json", stream=nowhere)
         with logs.together():
             structlog.get_logger().info("nobody hears this")
+
+
+# -- what thinks that it is the application
+
+
+def prints():
+    structlog.configure(
+        processors=[structlog.processors.KeyValueRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def goes_through_logging():
+    structlog.configure(
+        processors=[structlog.stdlib.render_to_log_kwargs],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
+def keeps_silent():
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
+def all_anew():
+    structlog.stdlib.recreate_defaults()
+
+
+def forgets():
+    structlog.reset_defaults()
+
+
+def wants_no_library():
+    logging.config.dictConfig({"version": 1, "root": {"level": "DEBUG", "handlers": []}})
+
+
+@pytest.mark.req("MQTT-68")
+@pytest.mark.parametrize("mode", ["console", "json", "journal"])
+@pytest.mark.parametrize(
+    "setup",
+    [prints, goes_through_logging, keeps_silent, all_anew, forgets, wants_no_library],
+)
+def test_whatever_a_plugin_sets_up_the_log_stays_as_it_is(log, monkeypatch, capsys, mode, setup):
+    for module, name in logs._SET_UP:
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards
+    logs._say_ignored.cache_clear()
+
+    def say(logger):
+        logs.keep()
+        for _ in range(2):
+            setup()
+        threads = [threading.Thread(target=logger.info, args=("from_a_thread",))]
+        threads.append(threading.Thread(target=setup))
+        for thread in threads:
+            thread.start()
+            thread.join()
+        logger.warning("told", message="x", broker_password="hunter2")
+        structlog.get_logger("another").info("told_too")
+
+    lines = log(mode, say).splitlines()
+    ignored = [line for line in lines if logs.SETUP_IGNORED in line]
+    assert len(ignored) == (setup is not wants_no_library)  # once of each caller
+    rest = [line for line in lines if line not in ignored]
+    for line, word in zip(rest, ("from_a_thread", "told", "told_too"), strict=True):
+        assert word in line
+        assert {"console": " [", "json": '"level": ', "journal": ": "}[mode] in line
+    assert "(hidden)" in rest[1]
+    assert capsys.readouterr().out == ""

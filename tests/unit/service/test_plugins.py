@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from oc2d.actuator import Actuator, pair
 from oc2d.config_file import load
 from oc2d.errors import ConfigError, PluginError
 from oc2d.plugins import discover, load_actuators
@@ -102,17 +101,8 @@ def test_a_plugin_with_an_action_of_its_own_fails_to_load(install):
     ],
 )
 def test_a_target_or_argument_with_a_wrong_prefix_is_told_the_right_one(changes, says):
-    code = """
-class Door(Actuator):
-    profile = "x-door"
-    targets = {"lock": str}
-
-    @pair("deny", "x-door:lock")
-    def lock(self, command):
-        pass
-"""
     with pytest.raises(PluginError) as caught:
-        exec(code.replace(*changes), {"Actuator": Actuator, "pair": pair})  # noqa: S102 - ours
+        exec(HEADER + DOOR.replace(*changes), {})  # noqa: S102 - ours
     assert says in str(caught.value)
 
 

@@ -208,22 +208,63 @@ def test_nobody_there_is_said_as_such(tmp_path):
         fetch(tmp_path / SOCKET_NAME)
 
 
-@pytest.mark.parametrize("answer", [b"", b"{", b"[]", b"\xff"])
-def test_an_answer_that_is_none_is_an_error(tmp_path, answer):
+@contextlib.contextmanager
+def instead(path, talk):
+    """Somebody else answers in the daemon's place: `talk` writes to the one client."""
     with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(tmp_path / "s"))
+        other.bind(str(path))
         other.listen()
 
-        def talk():
+        def run():
             client, _ = other.accept()
-            with client:
-                client.sendall(answer)
+            with client, contextlib.suppress(OSError):
+                talk(client)
 
-        thread = threading.Thread(target=talk)
+        thread = threading.Thread(target=run)
         thread.start()
-        with pytest.raises(Oc2dError, match="answer on"):
-            fetch(tmp_path / "s")
+        yield
         thread.join()
+
+
+DEEP = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+
+
+@pytest.mark.parametrize("answer", [b"", b"{", b"[]", b"\xff", DEEP])
+def test_an_answer_that_is_none_is_an_error(tmp_path, answer):
+    path = tmp_path / "s"
+    with (
+        instead(path, lambda client: client.sendall(answer)),
+        pytest.raises(Oc2dError, match="answer on"),
+    ):
+        fetch(path)
+
+
+def endless(client):
+    while True:
+        client.sendall(b" " * (1 << 16))
+
+
+def trickling(client):
+    while True:
+        client.sendall(b" ")
+        time.sleep(0.01)
+
+
+def test_an_answer_without_end_is_read_no_further_than_a_daemon_would_write(tmp_path):
+    path = tmp_path / "s"
+    with instead(path, endless), pytest.raises(Oc2dError, match="longer than 16 MiB") as caught:
+        fetch(path)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("talk", [endless, trickling])
+def test_whoever_writes_and_writes_is_given_no_more_time(tmp_path, monkeypatch, talk):
+    monkeypatch.setattr(status, "_LONGEST_ANSWER", 1 << 60)
+    path = tmp_path / "s"
+    begun = time.monotonic()
+    with instead(path, talk), pytest.raises(Oc2dError, match=r"did not answer .* 0\.3 seconds"):
+        fetch(path, 0.3)
+    assert time.monotonic() - begun < 5
 
 
 SNAPSHOT = {
@@ -311,3 +352,9 @@ def test_a_command_id_is_a_column_only_where_it_tells_more_than_the_request_id()
 
 def test_a_snapshot_survives_json():
     assert render(json.loads(json.dumps(SNAPSHOT))) == render(SNAPSHOT)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e999", f"1{'0' * 400}"])
+def test_a_number_beyond_any_clock_is_shown_as_it_is(number):
+    told = json.loads(f'{{"uptime": {number}, "started": {number}, "queue": {number}}}')
+    assert len(render(told).splitlines()) == 3
