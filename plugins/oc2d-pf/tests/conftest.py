@@ -27,6 +27,8 @@ from oc2d_slpf import resolvers
 from oc2d_slpf.specifiers import Specifiers
 from tests.consumer import Namespace
 
+from .world import World
+
 
 class Zone:
     """Answers on a UDP socket; `records`: name → (seconds to live, addresses); `mute` or not."""
@@ -95,6 +97,15 @@ def narrow(monkeypatch):
     """Eight places for each priority, and eight for the rules without one."""
     monkeypatch.setattr(numbering, "_BAND", 8)
     monkeypatch.setattr(numbering, "_LAST_AUTOMATIC", numbering._FIRST_AUTOMATIC - 7)
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.setattr(resolvers, "FILES", ())
+    made = World(tmp_path)
+    made.start()
+    yield made
+    made.running.stop()
 
 
 # -- a host with pf in the kernel, and its neighbours
