@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import repeat
 
 import msgspec
 import structlog
@@ -42,17 +43,17 @@ class Admission:
         Returns the rules of names, each with the seconds until the next look-up.
         """
         store = self._store
-        begun: list[tuple[Command, Row, list[Asked], float]] = []
+        begun: list[tuple[Command, Row, float]] = []
         with store.transaction():
             for command in commands:
                 try:
                     begun.append(self._begin(command))
                 except Refusal as refusal:
                     store.remember(command.key, Outcome(refusal.status, refusal.text))
-        answers = iter(self._engine.ask([one for _, _, asked, _ in begun for one in asked]))
+        answers = self._answers(begun)
         outcomes = [
-            (command, row, lifetime, self._outcome(command, row, [next(answers) for _ in asked]))
-            for command, row, asked, lifetime in begun
+            (command, row, lifetime, self._outcome(command, row, answers))
+            for command, row, lifetime in begun
         ]
         try:
             with store.transaction():
@@ -72,7 +73,18 @@ class Admission:
             if kept is not None and kept.target_name == "domain_name"
         ]
 
-    def _begin(self, command: Command) -> tuple[Command, Row, list[Asked], float]:
+    def _answers(self, begun: list[tuple[Command, Row, float]]) -> Iterator[Response | Refusal]:
+        """Have the engine put the rules in, and say of each of their slots what came of it."""
+        asked: list[Asked] = []
+        for command, row, _ in begun:
+            asked += self._engine.rules(row, self._store.place(row.number), command)
+        try:
+            _settle(self._store, self._engine)
+        except Failed as failed:
+            return repeat(failed)
+        return iter(self._engine.ask(asked))
+
+    def _begin(self, command: Command) -> tuple[Command, Row, float]:
         """Write down what is about to be done; the second time it is there already."""
         self._check(command)
         row = self._store.by_key(command.key)
@@ -93,8 +105,13 @@ class Admission:
                     raise NotSupported(f"{NOT_IMPLEMENTED}: {command.target} is this host itself")
                 slots = {n: (f"{row.key}.{n}", text) for n, text in enumerate(found)}
             row = replace(row, slots=slots)
-            self._store.put(row)
-        return command, row, self._engine.rules(row, command), lifetime
+            self.put(row)
+        return command, row, lifetime
+
+    def put(self, row: Row) -> None:
+        """Write a rule down, in its place; raises `NotSupported` where there is none."""
+        if not self._store.put(row):
+            raise NotSupported(f"{NOT_IMPLEMENTED}: all places of this priority are taken")
 
     def _looked_up(self, name: str) -> Answer:
         try:
@@ -109,13 +126,13 @@ class Admission:
         return answer
 
     def _outcome(
-        self, command: Command, row: Row, answers: list[Response | Refusal]
+        self, command: Command, row: Row, answers: Iterator[Response | Refusal]
     ) -> tuple[Row | None, Outcome]:
-        """Make one answer of the engine's; of several rules all must be in force, or none is."""
+        """Make one answer of the engine's next: of several rules all must be in force, or none."""
         texts = dict.fromkeys(command.notes)
         slots = dict(row.slots)
         spared = None
-        for slot, answer in zip(list(slots), answers, strict=True):
+        for slot, answer in [(slot, next(answers)) for slot in slots]:
             if isinstance(answer, Response):
                 texts |= dict.fromkeys([answer.text] if answer.text else [])
                 continue
@@ -171,6 +188,23 @@ class Admission:
         return number
 
 
+def _settle(store: Store, engine: Engine) -> None:
+    """Have the engine's rules where those of pf were moved to, however far that came before.
+
+    Raises `Failed`; then it is still to be done, before a rule is put in.
+    """
+    if moved := store.moved():
+        engine.move(
+            {
+                key: language.engine_number(store.place(row.number), slot)
+                for row in moved
+                for slot, (key, _) in row.slots.items()
+            }
+        )
+        with store.transaction():
+            store.settled()
+
+
 def renew(store: Store, engine: Engine, row: Row, wanted: list[str]) -> None:
     """See that exactly these addresses are in force for a name.
 
@@ -187,6 +221,7 @@ def renew(store: Store, engine: Engine, row: Row, wanted: list[str]) -> None:
     new = [address for address in wanted if address not in had]
     if not new and kept == row.slots:
         return
+    _settle(store, engine)
     engine.withdraw({n: slot for n, slot in there.items() if n not in kept})
     turn = row.turn + 1
     free = (n for n in range(SLOTS) if n not in kept)
@@ -194,7 +229,7 @@ def renew(store: Store, engine: Engine, row: Row, wanted: list[str]) -> None:
     changed = replace(row, slots={**kept, **added}, turn=turn)
     with store.transaction():
         store.put(changed)
-    if refused := engine.put_in(changed, added):
+    if refused := engine.put_in(changed, store.place(row.number), added):
         slots = {n: slot for n, slot in changed.slots.items() if n not in refused}
         with store.transaction():
             store.put(replace(changed, slots=slots))

@@ -7,19 +7,24 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
-from oc2d.actuator import Command, Response
+import structlog
+
+from oc2d.actuator import Command, Context, Response
 from oc2d.errors import Failed, NotSupported, Refusal
 from oc2d.language.values import DomainName
 from oc2d.language.vocabulary import Action
 from oc2d_pf import language
-from oc2d_pf.language import NOT_REMOVED, Args, EngineArgs
-from oc2d_pf.store import Row
+from oc2d_pf.language import NOT_IMPLEMENTED, NOT_REMOVED, Args, EngineArgs
+from oc2d_pf.store import Row, StoreError
 from oc2d_slpf import Slpf
+from oc2d_slpf.backend import BackendError
 from oc2d_slpf.language import OPTION
 from oc2d_slpf.rules import Logged, Match, Rule, Verdict
 from oc2d_slpf.specifiers import Specifiers
 
 __all__ = ["Asked", "Engine"]
+
+_log = structlog.get_logger("oc2d.pf")
 
 Address: TypeAlias = IPv4Address | IPv6Address
 #: A command of slpf.
@@ -33,6 +38,12 @@ _NO_LOG = "this host keeps no log of packets (log_group)"
 class Engine(Slpf):
     """An `Slpf` that nobody commands but pf."""
 
+    def start(self, context: Context) -> None:
+        """Begin as slpf does; pf gives all numbers."""
+        super().start(context)
+        with self._rules.store.transaction():
+            self._rules.store.give_none()
+
     def foreign(self, action: str, addresses: Sequence[Address]) -> list[str]:
         """Leave this host's own out of a deny: whoever owns the name could cut it off (PF-24)."""
         own = self._here.addresses if action == Action.DENY.value else ()
@@ -42,7 +53,7 @@ class Engine(Slpf):
         """Carry out commands in one transaction."""
         return self.execute_many(commands) if commands else []
 
-    def rules(self, row: Row, command: Command) -> list[Asked]:
+    def rules(self, row: Row, place: int, command: Command) -> list[Asked]:
         """Return the commands that put a rule of pf in force, one for each of its slots."""
         targets = dict(enumerate(language.engine_targets(command)))
         begins = command.args.stateful and not self._rules.firewall.tiers.tracked
@@ -50,13 +61,13 @@ class Engine(Slpf):
         made = []
         for slot, (key, address) in row.slots.items():
             name, target = language.host_target(ip_address(address)) if address else targets[slot]
-            place = language.engine_number(row.number, slot)
+            number = language.engine_number(place, slot)
             plain = replace(command, specifiers=Specifiers(), reserved=None, notes=notes)
-            args = language.engine_args(command.args, place, row.number)
+            args = language.engine_args(command.args, number, row.number)
             made.append(replace(plain, key=key, target_name=name, target=target, args=args))
         return made
 
-    def put_in(self, row: Row, slots: Mapping[int, tuple[str, str]]) -> set[int]:
+    def put_in(self, row: Row, place: int, slots: Mapping[int, tuple[str, str]]) -> set[int]:
         """Put addresses of a name in force; return the slots that are refused.
 
         Raises `Failed` when the packet filter does not take them.
@@ -64,7 +75,7 @@ class Engine(Slpf):
         args = language.read_args(row.args)
         target = DomainName(row.target)
         command = Command(row.key, row.producer, Action(row.action), row.target_name, target, args)
-        asked = self.rules(replace(row, slots=slots), command)
+        asked = self.rules(replace(row, slots=slots), place, command)
         refused = set()
         for slot, answer in zip(slots, self.ask(asked), strict=True):
             if isinstance(answer, Failed):
@@ -95,6 +106,23 @@ class Engine(Slpf):
         return {
             n: slot for n, slot in slots.items() if self._rules.store.by_key(slot[0]) is not None
         }
+
+    def move(self, numbers: Mapping[str, int]) -> None:
+        """Give the rules of these keys other numbers that leave the order as it is.
+
+        What is so already costs nothing. Raises `Failed`.
+        """
+        try:
+            with self._rules.changing():
+                self._rules.renumber(numbers)
+        except (StoreError, BackendError) as error:
+            self._rules.take_back()
+            _log.error("pf_not_moved", error=str(error))
+            text = "the packet filter did not make room for it"
+            raise Failed(f"{NOT_IMPLEMENTED}: {text}") from error
+        except BaseException:
+            self._rules.take_back()
+            raise
 
     def withdraw(self, slots: Mapping[int, tuple[str, str]]) -> None:
         """Take out what these keys put in, as far as it is there; raises `Failed`."""

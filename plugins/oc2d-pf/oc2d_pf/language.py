@@ -18,6 +18,7 @@ from oc2d_slpf.rules import Direction
 
 __all__ = [
     "ARGUMENT",
+    "HIGHEST",
     "IN_USE",
     "MAX_NUMBER",
     "NOT_IMPLEMENTED",
@@ -26,6 +27,7 @@ __all__ = [
     "AdvancedConnection",
     "Args",
     "EngineArgs",
+    "Insertion",
     "Results",
     "RuleNumber",
     "Target",
@@ -54,10 +56,13 @@ _REWORDED = {
 
 #: Places in the order of the engine that one rule has (PF-34): a name has several addresses.
 SLOTS = 64
+#: The largest number that tells a place of its own (PF-34), and the largest there is.
 MAX_NUMBER = (2**31 - 1) // SLOTS
+HIGHEST = 2**31 - 1
 _LONGEST_DESCRIPTION = 1024
 
-RuleNumber = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
+Insertion = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
+RuleNumber = Annotated[int, msgspec.Meta(ge=1, le=HIGHEST)]
 _Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 _Description = Annotated[str, msgspec.Meta(max_length=_LONGEST_DESCRIPTION)]
 
@@ -68,7 +73,7 @@ class Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     drop_process: DropProcess | msgspec.UnsetType = msgspec.UNSET
     persistent: bool = True
     direction: Direction = Direction.INGRESS
-    insert_rule: RuleNumber | msgspec.UnsetType = msgspec.UNSET
+    insert_rule: Insertion | msgspec.UnsetType = msgspec.UNSET
     logged: bool = False
     description: _Description | msgspec.UnsetType = msgspec.UNSET
     stateful: bool = False
@@ -112,9 +117,9 @@ class Results(msgspec.Struct, frozen=True, omit_defaults=True):
 Target = tuple[str, IPv4Net | IPv6Net | IPv4Connection | IPv6Connection]
 
 
-def engine_number(number: int, slot: int) -> int:
-    """Return the place of a slot in the engine's order; lower slots come last."""
-    return number * SLOTS - slot
+def engine_number(place: int, slot: int) -> int:
+    """Return the engine's number for a slot of the rule at a place; lower slots come last."""
+    return place * SLOTS - slot
 
 
 def engine_args(args: Args, place: int, number: int) -> EngineArgs:

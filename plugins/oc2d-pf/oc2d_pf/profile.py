@@ -32,8 +32,9 @@ from oc2d_pf.language import (
     RuleNumber,
 )
 from oc2d_pf.names import Answer, LookUp, look_up
+from oc2d_pf.numbering import band
 from oc2d_pf.refresh import Refresher
-from oc2d_pf.store import Outcome, Row, Store, StoreError, band
+from oc2d_pf.store import Outcome, Row, Store, StoreError
 from oc2d_slpf.answers import only
 from oc2d_slpf.language import verdict_of
 from oc2d_slpf.specifiers import Specifiers
@@ -172,7 +173,7 @@ class Pf(Actuator):
         if (row := store.by_key(command.key)) is None:
             with store.transaction():
                 row = self._admission.row(command, "reserved")
-                store.put(row)
+                self._admission.put(row)
         return Results(row.number)
 
     def execute(self, command: Command) -> Response:
@@ -274,14 +275,16 @@ class Pf(Actuator):
 
     # -- names
 
-    def _answered(self, number: int, answer: Answer) -> None:
+    def _answered(self, number: int, name: str, answer: Answer) -> None:
         """Hand an answer to the worker; on the refresher's thread."""
         assert self._context is not None  # noqa: S101 - it was started
-        self._context.call(lambda: self._renew(number, answer))
+        self._context.call(lambda: self._renew(number, name, answer))
 
-    def _renew(self, number: int, answer: Answer) -> None:
+    def _renew(self, number: int, name: str, answer: Answer) -> None:
         """Give the rule of a name the addresses that it has now."""
         if self._store is None or (row := self._store.by_number(number)) is None:
+            return
+        if row.target != name:  # another rule was put in with this number
             return
         lifetime = answer.lifetime
         try:

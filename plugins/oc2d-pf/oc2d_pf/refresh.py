@@ -15,12 +15,16 @@ __all__ = ["Refresher"]
 
 _log = structlog.get_logger("oc2d.pf")
 _RETRY = 60.0  # seconds after a look-up that failed
+_SPARE = 100  # entries of rules that are gone, at most, beside one for each that is there
 
 
 class Refresher:
-    """`answered(number, answer)` is called on the refresher's thread; None: the look-up failed."""
+    """`answered(number, name, answer)` is called on the refresher's thread.
 
-    def __init__(self, look_up: LookUp, answered: Callable[[int, Answer], None]) -> None:
+    By then the rule may be gone, and another may have its number.
+    """
+
+    def __init__(self, look_up: LookUp, answered: Callable[[int, str, Answer], None]) -> None:
         self._look_up = look_up
         self._answered = answered
         self._due: list[tuple[float, int, str]] = []
@@ -42,6 +46,9 @@ class Refresher:
             due = time.monotonic() + lifetime
             self._wanted[number] = due
             self._names[number] = name
+            if len(self._due) > 2 * len(self._wanted) + _SPARE:
+                self._due = [one for one in self._due if self._wanted.get(one[1]) == one[0]]
+                heapq.heapify(self._due)
             heapq.heappush(self._due, (due, number, name))
             self._changed.notify()
 
@@ -71,10 +78,11 @@ class Refresher:
                     if name not in self.failing:
                         _log.warning("pf_name_not_found", name=name, error=str(error))
                     self.failing[name] = str(error)
-                self.watch(number, name, _RETRY)
+                    # not later: a rule that is forgotten in between would be watched for good
+                    self.watch(number, name, _RETRY)
                 continue
             self.failing.pop(name, None)
-            self._answered(number, answer)
+            self._answered(number, name, answer)
 
     def _next(self) -> tuple[int, str] | None:
         """Wait for the next name that is due; None: it is over."""

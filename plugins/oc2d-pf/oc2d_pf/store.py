@@ -17,13 +17,14 @@ from typing import Any
 import msgspec
 
 from oc2d.errors import StateError
+from oc2d_pf.numbering import Numbering
 from oc2d_slpf import storing
 from oc2d_slpf.storing import Outcome, StoreError
 
-__all__ = ["Outcome", "Row", "Store", "StoreError", "band"]
+__all__ = ["Outcome", "Row", "Store", "StoreError"]
 
+_VERSION = 2
 _SCHEMA = """
-PRAGMA user_version = 1;
 CREATE TABLE rule(
   number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, state TEXT NOT NULL, boot TEXT,
   row BLOB NOT NULL);
@@ -33,21 +34,15 @@ CREATE TABLE outcome(
 CREATE TABLE next(band INTEGER PRIMARY KEY, number INTEGER NOT NULL);
 CREATE TABLE spent(number INTEGER PRIMARY KEY);
 """
+# what version 1 had not; `moved`: rules that the engine may still have at another place
+_PLACES = """
+ALTER TABLE rule ADD COLUMN place INTEGER;
+UPDATE rule SET place = number;
+CREATE UNIQUE INDEX place ON rule(place);
+CREATE TABLE moved(number INTEGER PRIMARY KEY);
+DELETE FROM spent WHERE number < 1000000;
+"""
 _OUTCOMES = 100_000
-_PRIORITIES = 1000
-_FIRST_BAND, _BAND = 1_000_000, 16_000
-_FIRST_AUTOMATIC = 33_000_000
-_LAST_AUTOMATIC = _FIRST_BAND + _PRIORITIES * _BAND
-
-
-def band(priority: int | None) -> range | None:
-    """Return the numbers that rules of a priority have, None: it is none (PF-32)."""
-    if priority is None:
-        return range(_LAST_AUTOMATIC, _FIRST_AUTOMATIC + 1)
-    if not 0 <= priority < _PRIORITIES:
-        return None
-    first = _FIRST_BAND + priority * _BAND
-    return range(first, first + _BAND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +84,23 @@ class Store:
             self._file = sqlite3.connect(path, isolation_level=None)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = FULL")
-            if self._file.execute("PRAGMA user_version").fetchone()[0] == 0:
-                self._file.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            self._prepare()
+            self._numbering = Numbering(self._file)
             # what was not to survive a reboot is gone from the engine too (PF-29)
-            self._file.execute(
-                "DELETE FROM rule WHERE boot != ? AND state != 'reserved'", (boot_id,)
-            )
+            with self.transaction():
+                for row in list(self._rows("WHERE boot != ? AND state != 'reserved'", boot_id)):
+                    self.drop(row)
         except StoreError as error:
             raise StateError(f"{path}: {error}") from error
+
+    def _prepare(self) -> None:
+        version = self._file.execute("PRAGMA user_version").fetchone()[0]
+        if version > _VERSION:
+            raise sqlite3.OperationalError(f"made by another oc2d-pf (version {version})")
+        if version < _VERSION:
+            schema = _PLACES if version else _SCHEMA + _PLACES
+            done = f"PRAGMA user_version = {_VERSION};"
+            self._file.executescript(f"BEGIN; {schema} {done} COMMIT;")
 
     def close(self) -> None:
         """Close the file."""
@@ -128,54 +132,65 @@ class Store:
 
     def first(self, limit: int) -> list[Row]:
         """Return the first rules in order."""
-        return list(self._rows("WHERE state = 'done' ORDER BY number LIMIT ?", limit))
+        return list(self._rows("WHERE state = 'done' ORDER BY place LIMIT ?", limit))
 
     def count(self) -> int:
         """Tell how many rules there are."""
         query = "SELECT count(*) FROM rule WHERE state = 'done'"
         return int(self._file.execute(query).fetchone()[0])
 
+    def place(self, number: int) -> int:
+        """Return where in the order the rule with this number stands."""
+        query = "SELECT place FROM rule WHERE number = ?"
+        return int(self._file.execute(query, (number,)).fetchone()[0])
+
+    def moved(self) -> list[Row]:
+        """Return the rules that the engine may still have at another place."""
+        return list(self._rows("WHERE number IN (SELECT number FROM moved)"))
+
     # -- changing, inside `transaction`
 
     def automatic(self, priority: int | None) -> int | None:
         """Return the next number of a priority that no rule has or had; None: there is none."""
-        numbers = band(priority)
-        assert numbers is not None  # noqa: S101 - `check` has looked
-        place = -1 if priority is None else priority
-        query = "SELECT number FROM next WHERE band = ?"
-        found = self._file.execute(query, (place,)).fetchone()
-        number = found[0] if found else numbers[-1]
-        taken = "SELECT 1 FROM rule WHERE number = ? UNION ALL SELECT 1 FROM spent WHERE number = ?"
-        while number >= numbers[0] and self._file.execute(taken, (number, number)).fetchone():
-            number -= 1
-        if number < numbers[0]:
-            return None
-        self._file.execute("REPLACE INTO next VALUES (?, ?)", (place, number - 1))
-        return int(number)
+        return self._numbering.automatic(priority)
 
-    def put(self, row: Row) -> None:
-        """Write a rule, or write it anew."""
+    def put(self, row: Row) -> bool:
+        """Write a rule, or write it anew; False: there is no place for it in the order."""
         blob = msgspec.json.encode(row)
         boot = None if row.persistent else self._boot
-        self._file.execute(
-            "REPLACE INTO rule VALUES (?, ?, ?, ?, ?)", (row.number, row.key, row.state, boot, blob)
+        known = self._file.execute(
+            "UPDATE rule SET state = ?, boot = ?, row = ? WHERE number = ? AND key = ?",
+            (row.state, boot, blob, row.number, row.key),
         )
+        if known.rowcount:
+            return True
+        if (place := self._numbering.place(row.number, row.args.get("priority"))) is None:
+            return False
+        self._file.execute(
+            "INSERT INTO rule(number, key, state, boot, row, place) VALUES (?, ?, ?, ?, ?, ?)",
+            (row.number, row.key, row.state, boot, blob, place),
+        )
+        return True
 
     def drop(self, row: Row) -> None:
         """Take a rule out; no automatic number will be its."""
         self._file.execute("DELETE FROM rule WHERE number = ?", (row.number,))
-        self._file.execute("INSERT OR IGNORE INTO spent VALUES (?)", (row.number,))
+        self._numbering.spend(row.number)
+
+    def settled(self) -> None:
+        """Note that the engine has all rules where they are."""
+        self._file.execute("DELETE FROM moved")
 
     def remember(self, key: str, outcome: Outcome) -> None:
-        """Keep what the command was answered."""
-        added = self._file.execute(
+        """Keep what the command was answered; what it was answered first counts."""
+        self._file.execute(
             "INSERT OR IGNORE INTO outcome(key, status, text, number) VALUES (?, ?, ?, ?)",
             (key, outcome.status, outcome.text, outcome.number),
         )
         self._file.execute(
-            "DELETE FROM outcome WHERE seq <= ?", ((added.lastrowid or 0) - _OUTCOMES,)
+            "DELETE FROM outcome WHERE seq <= (SELECT max(seq) FROM outcome) - ?", (_OUTCOMES,)
         )
 
-    def _rows(self, where: str, value: object) -> Iterator[Row]:
-        for (blob,) in self._file.execute(f"SELECT row FROM rule {where}", (value,)):  # noqa: S608 - constants
+    def _rows(self, where: str, *values: object) -> Iterator[Row]:
+        for (blob,) in self._file.execute(f"SELECT row FROM rule {where}", values):  # noqa: S608 - constants
             yield msgspec.json.decode(blob, type=Row)

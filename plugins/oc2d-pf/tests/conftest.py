@@ -21,11 +21,13 @@ from oc2d.actuator import Command, Context
 from oc2d.language.codec import Encoding
 from oc2d.language.command import decode_extension, parse_command
 from oc2d.language.vocabulary import Action
-from oc2d_pf import Pf
+from oc2d_pf import Pf, numbering
 from oc2d_pf.names import Answer
 from oc2d_slpf import resolvers
 from oc2d_slpf.specifiers import Specifiers
 from tests.consumer import Namespace
+
+from .world import World
 
 
 class Zone:
@@ -88,6 +90,22 @@ def make_zone():
     yield make
     for zone in made:
         zone.close()
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Eight places for each priority, and eight for the rules without one."""
+    monkeypatch.setattr(numbering, "_BAND", 8)
+    monkeypatch.setattr(numbering, "_LAST_AUTOMATIC", numbering._FIRST_AUTOMATIC - 7)
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.setattr(resolvers, "FILES", ())
+    made = World(tmp_path)
+    made.start()
+    yield made
+    made.running.stop()
 
 
 # -- a host with pf in the kernel, and its neighbours

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import threading
 from ipaddress import ip_address
 
 import dns.resolver
@@ -95,6 +96,46 @@ def test_a_name_that_failed_is_told_no_more_when_its_last_rule_is_gone():
     refresher._thread.join(5)
 
 
+def test_a_rule_that_goes_while_its_look_up_fails_is_not_watched_for_good():
+    def ask(name):
+        raise LookUpError(name)
+
+    refresher = Refresher(ask, lambda *_: None)
+    watch, forgotten = refresher.watch, threading.Event()
+
+    def forget():
+        refresher.forget(1)
+        forgotten.set()
+
+    def late(*args):
+        threading.Thread(target=forget).start()
+        forgotten.wait(0.2)
+        watch(*args)
+
+    refresher.watch(1, "one", 0)
+    refresher.watch = late
+    refresher.start()
+    assert forgotten.wait(5)
+    refresher.stop()
+    refresher._thread.join(5)
+    assert refresher._wanted == refresher._names == refresher.failing == {}
+
+
+def test_rules_that_are_gone_wait_for_no_look_up():
+    """The times of names are up to a day: many rules come and go in one."""
+    refresher = Refresher(lambda _: Answer((), 1.0), lambda *_: None)
+    for number in range(5):
+        refresher.watch(number, "stays", 50_000 + number)
+    for number in range(5, 5000):
+        refresher.watch(number, "goes", 86_400)
+        refresher.forget(number)
+        refresher.watch(4, "stays", 40_000)
+    assert len(refresher._due) < 200
+    live = [one for one in refresher._due if refresher._wanted.get(one[1]) == one[0]]
+    assert sorted(number for _, number, _ in live) == [0, 1, 2, 3, 4]
+    assert refresher._due[0][1] == 4
+
+
 @pytest.mark.req("PF-22", "PF-23")
 def test_a_name_is_looked_up_when_its_time_is_over_and_not_when_its_rule_is_gone():
     got, fail = queue.SimpleQueue(), set()
@@ -104,7 +145,7 @@ def test_a_name_is_looked_up_when_its_time_is_over_and_not_when_its_rule_is_gone
             raise LookUpError("no")
         return Answer((), 1.0)
 
-    refresher = Refresher(ask, lambda number, answer: got.put((number, answer)))
+    refresher = Refresher(ask, lambda number, name, answer: got.put((number, name, answer)))
     refresher.start()
     refresher.watch(1, "one", 3600)
     refresher.watch(2, "two", 0.1)

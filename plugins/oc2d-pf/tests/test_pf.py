@@ -2,160 +2,42 @@
 
 from __future__ import annotations
 
-import itertools
-import queue
 import subprocess
 import sys
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 import msgspec
 import pytest
 
 import oc2d_pf
-from oc2d.actuator import TIMES, Command, Context, Endpoint, Reason, Response
-from oc2d.errors import BadRequest, ConfigError, Failed, NoMatch, NotSupported, Refusal
-from oc2d.language.codec import Encoding
-from oc2d.language.command import decode_extension, parse_command
+from oc2d.actuator import TIMES, Endpoint, Reason, Response
+from oc2d.errors import (
+    BadRequest,
+    ConfigError,
+    Failed,
+    NoMatch,
+    NotSupported,
+    Refusal,
+)
 from oc2d.language.vocabulary import Action
 from oc2d_pf import Pf
 from oc2d_pf.entry import Entry
-from oc2d_pf.names import Answer, LookUpError
-from oc2d_slpf import resolvers
 from oc2d_slpf.backend import BackendError
-from oc2d_slpf.rules import Direction, Logged, Verdict, describe
+from oc2d_slpf.rules import Direction, Logged, Verdict
 from oc2d_slpf.specifiers import Here, Specifiers
 
-_keys = itertools.count(1)
-NET = {"ipv4_net": "198.51.100.0/24"}
-NAME = {"domain_name": "www.example.com"}
-TARGETS = {
-    "ipv4_net": "198.51.100.0/24",
-    "ipv6_net": "2001:db8::/32",
-    "ipv4_connection": {"src_addr": "198.51.100.7", "dst_port": 22, "protocol": "tcp"},
-    "ipv6_connection": {"dst_addr": "2001:db8::/64", "dst_port": 53, "protocol": "udp"},
-    "domain_name": "www.example.com",
-    "pf:advanced_connection": {"dst_addr": "198.51.100.7", "dst_port": 22, "protocol": "tcp"},
-}
-
-
-class Names:
-    """A DNS of our own: `addresses` by name; None: no server answers."""
-
-    def __init__(self):
-        self.addresses = {"www.example.com": ("192.0.2.1", "2001:db8::1")}
-        self.asked = []
-
-    def __call__(self, name):
-        self.asked.append(name)
-        found = self.addresses.get(name, ())
-        if found is None:
-            raise LookUpError("no answer")
-        return Answer(tuple(map(ip_address, found)), 3600.0)
-
-
-class World:
-    """The host of a Pf: `start`, `restart`, `boot`; `act` carries commands out."""
-
-    def __init__(self, path):
-        self.path, self.names = path, Names()
-        self.boot_id, self.running = "boot-1", None
-        self.calls = queue.SimpleQueue()
-        for name in ("state", "run"):
-            (path / name).mkdir()
-
-    def start(self, ended=(), **table):
-        config = Pf.parse_config({"backend": "dry-run", **table})
-        self.running = Pf(config, self.names)
-        state, run = self.path / "state", self.path / "run"
-        put = self.calls.put
-        self.running.start(Context("fw-7", state, run, self.boot_id, lambda: 0, put))
-        self.running.restore(ended)
-        return self.running
-
-    def kill(self):
-        self.running._refresher.stop()
-        self.running._store.close()
-        self.running._engine._rules._opened.close()
-
-    def restart(self, ended=(), **table):
-        self.running.stop()
-        return self.start(ended, **table)
-
-    def boot(self):
-        self.running.stop()
-        self.boot_id = "boot-2"
-        return self.start()
-
-    def renew(self, number):
-        """What the refresher does when the time of a name is over."""
-        name = self.running._store.by_number(number).target
-        self.running._renew(number, self.names(name))
-
-    def rules(self):
-        """What is in force, in order: verdict, match, direction."""
-        entries = self.running._engine._rules.store.first(1000)
-        return [
-            (one.rule.verdict, describe(one.rule.shape, one.rule.key), one.rule.shape.direction)
-            for one in entries
-        ]
-
-    def matches(self):
-        return [match for _, match, _ in self.rules()]
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setattr(resolvers, "FILES", ())
-    made = World(tmp_path)
-    made.start()
-    yield made
-    made.running.stop()
-
-
-def make(action, target, *, key=None, reserved=None, window=(None, None), **args):
-    ((name, value),) = target.items()
-    typed = parse_command({"action": action, "target": target}, Encoding.JSON).target.value
-    if own := Pf.targets.get(name.removeprefix("pf:")):
-        typed = decode_extension(value, own, Encoding.JSON, path="$")
-    taken = decode_extension(args, Pf.args_type, Encoding.JSON, path="$")
-    return Command(
-        key or f"key-{next(_keys)}",
-        "soc",
-        Action(action),
-        name,
-        typed,
-        taken,
-        Specifiers(),
-        reserved,
-        *window,
-    )
-
-
-def act(world, action, target, **args):
-    (answer,) = world.running.execute_many([make(action, target, **args)])
-    return answer
-
-
-def number_of(world, action, target, **args):
-    answer = act(world, action, target, **args)
-    assert isinstance(answer, Response), answer
-    return answer.results.rule_number
-
-
-def refused(world, kind, phrase, action, target, **args):
-    answer = act(world, action, target, **args)
-    assert type(answer) is kind, answer
-    assert answer.text == phrase or answer.text.startswith(f"{phrase}: "), answer.text
-    return answer.text
-
-
-def ask(world, number):
-    return act(world, "query", {"pf:rule_number": number})
-
-
-def delete(world, number):
-    return act(world, "delete", {"pf:rule_number": number})
-
+from .world import (
+    NAME,
+    NET,
+    TARGETS,
+    Death,
+    act,
+    ask,
+    delete,
+    make,
+    number_of,
+    refused,
+)
 
 # -- what is found
 
@@ -299,6 +181,9 @@ def test_numbers_of_rules_that_are_gone_are_not_given_again(world):
     assert number_of(world, "deny", NET, insert_rule=first - 3) == first - 3
     delete(world, first - 3)
     assert [number_of(world, "deny", NET) for _ in range(2)] == [first - 2, first - 4]
+    number_of(world, "deny", NET, insert_rule=first - 5, persistent=False)
+    world.boot()
+    assert number_of(world, "deny", NET) == first - 6
 
 
 @pytest.mark.req("PF-32")
@@ -319,13 +204,6 @@ def test_the_order_is_by_priority_then_the_newest_first_then_those_without(world
     )
     assert "1000000 to 1015999" in text
     assert number_of(world, "deny", NET, priority=0, insert_rule=first - 1) == first - 1
-
-
-def test_the_numbers_of_a_priority_end(world):
-    with world.running._store.transaction():
-        world.running._store._file.execute("INSERT INTO next VALUES (3, 1048000)")
-    assert number_of(world, "deny", NET, priority=3) == 1_048_000
-    refused(world, NotSupported, "Rule not implemented", "deny", NET, priority=3)
 
 
 @pytest.mark.req("PF-35", "PF-36")
@@ -417,8 +295,21 @@ def test_a_name_is_one_rule_for_all_its_addresses_and_follows_them(world):
     assert world.matches() == ["ipv4_net 192.0.2.1/32"]
     delete(world, number)
     assert world.matches() == []
-    world.running._renew(number, world.names("www.example.com"))
+    world.running._renew(number, "www.example.com", world.names("www.example.com"))
     assert world.matches() == []
+
+
+def test_a_late_answer_is_not_taken_for_another_rule_that_was_given_the_number(world):
+    world.names.addresses["other.example.com"] = ("192.0.2.99",)
+    answer = world.names("www.example.com")
+    for target in ({"domain_name": "other.example.com"}, NET):
+        number_of(world, "deny", NAME, insert_rule=7)
+        delete(world, 7)
+        number_of(world, "deny", target, insert_rule=7)
+        before = world.rules()
+        world.running._renew(7, "www.example.com", answer)
+        assert world.rules() == before
+        delete(world, 7)
 
 
 @pytest.mark.req("PF-23", "PF-14")
@@ -566,10 +457,6 @@ def test_commands_that_wait_share_transactions_and_keep_their_order(world):
     numbers = [one.results.rule_number for one in answers[:51]]
     assert numbers == sorted(numbers, reverse=True)
     assert len(world.rules()) == 52
-
-
-class Death(BaseException):
-    """What a kill is to code."""
 
 
 STEPS = ("put", "ask", "remember", "withdraw", "drop")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import structlog
@@ -105,6 +105,14 @@ class InForce:
             self.store.add(entry)
             rules.append(entry.rule)
         self.firewall.expect(alike(rules))
+
+    def renumber(self, numbers: Mapping[str, int]) -> None:
+        """Give the rules of these keys other numbers, within a change: all of it is made anew.
+
+        In order they stay as they are.
+        """
+        if (rules := self.store.renumber(numbers)) is not None:
+            self.firewall.expect(rules)
 
     def take_back(self) -> bool:
         """After a failure: back to what the store has; tell whether that is in force.

@@ -17,6 +17,7 @@ from oc2d_slpf.rules import MAX_NUMBER, Direction, Match, Verdict
 __all__ = [
     "COMMAND",
     "IN_USE",
+    "NONE_LEFT",
     "NOT_REMOVED",
     "NOT_UPDATED",
     "NO_ACCESS",
@@ -38,6 +39,7 @@ NOT_UPDATED = "Rule not updated"
 IN_USE = "Rule number currently in use"
 TARGET = "target not supported"
 NOT_REMOVED = "firewall rule not removed or updated"
+NONE_LEFT = f"{NOT_UPDATED}: no automatic number is left; give insert_rule"
 COMMAND = "Command not supported"
 NO_ACCESS = "cannot access file"
 

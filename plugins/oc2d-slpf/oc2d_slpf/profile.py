@@ -26,7 +26,16 @@ from oc2d_slpf.backends import make_backend
 from oc2d_slpf.guard import Guard
 from oc2d_slpf.in_force import InForce
 from oc2d_slpf.inspection import shown
-from oc2d_slpf.language import IN_USE, NOT_REMOVED, NOT_UPDATED, OPTION, Args, Results, RuleNumber
+from oc2d_slpf.language import (
+    IN_USE,
+    NONE_LEFT,
+    NOT_REMOVED,
+    NOT_UPDATED,
+    OPTION,
+    Args,
+    Results,
+    RuleNumber,
+)
 from oc2d_slpf.rules import Match, Rule, Verdict, encode
 from oc2d_slpf.specifiers import Here, Specifiers
 from oc2d_slpf.store import Entry, Outcome, Store, StoreError
@@ -244,6 +253,9 @@ class Slpf(Actuator):
             match for verdict, match in wanted if verdict is not Verdict.ALLOW
         )
         outcome = Outcome(StatusCode.OK, "; ".join(texts))
+        automatic = any(each.args.insert_rule is msgspec.UNSET for each in made)
+        if automatic and store.left() < len(made):
+            raise NotSupported(NONE_LEFT)
         # nothing is wrong with the file: what fails from here on takes all of it back
         self._rules.exchange(
             self._entry(each, self._number(each), what)
@@ -303,7 +315,10 @@ class Slpf(Actuator):
         """Return the number that the command asks for, or the next automatic one."""
         wanted = command.args.insert_rule
         if wanted is msgspec.UNSET:
-            return self._rules.store.automatic()
+            number = self._rules.store.automatic()
+            if number is None:
+                raise NotSupported(NONE_LEFT)
+            return number
         if self._rules.store.by_number(wanted) is not None:
             raise NotSupported(f"{IN_USE}: {wanted}")
         return int(wanted)

@@ -14,7 +14,7 @@ accepts far fewer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -132,18 +132,49 @@ class Store:
         query = "SELECT address, protocol, port FROM endpoint"
         return frozenset(Permit(*row) for row in self._file.execute(query))
 
+    def left(self) -> int:
+        """Tell how many automatic numbers there still are."""
+        self._write_added()
+        query = (
+            "SELECT (SELECT count(*) FROM rule WHERE number <= ?)"
+            " + (SELECT count(*) FROM spent WHERE number <= ?)"
+        )
+        return max(0, self._next - int(self._file.execute(query, (self._next,) * 2).fetchone()[0]))
+
     # -- changing, inside `transaction`
 
-    def automatic(self) -> int:
-        """Return the next automatic number: below all before it, and of no deleted rule."""
+    def automatic(self) -> int | None:
+        """Return the next automatic number: below all before it, and of no deleted rule.
+
+        None: there is none left.
+        """
         number = self._next
-        while self._taken is None or number <= self._taken:
+        while number > 0 and (self._taken is None or number <= self._taken):
             self._taken = self._highest_taken(number)
             number -= number == self._taken
+        if number <= 0:
+            return None
         # a rollback does not undo this: a gap does no harm
         self._next = number - 1
         self._numbered = True
         return number
+
+    def give_none(self) -> None:
+        """Give no automatic numbers from now on: whoever puts rules in chooses all of them."""
+        if self._next >= 0:
+            self._next = -1
+            self._numbered = True
+
+    def renumber(self, numbers: Mapping[str, int]) -> list[Alike] | None:
+        """Give the rules of these keys other numbers; return all in force, None: nothing is new."""
+        self._write_added()
+        changed = self._file.executemany(
+            "UPDATE rule SET number = ? WHERE key = ? AND number != ?",
+            [(-number, key, number) for key, number in numbers.items()],
+        ).rowcount
+        # below zero nothing was in the way
+        self._file.execute("UPDATE rule SET number = -number WHERE number < 0")
+        return opening.rules(self._file) if changed > 0 else None
 
     def add(self, entry: Entry) -> None:
         """Put a rule in; the reservation that was made for it is used up."""

@@ -77,6 +77,23 @@ def test_automatic_numbers_count_down_and_are_never_used_twice(slpf, command):
     assert after == FIRST_AUTOMATIC - 6
 
 
+@pytest.mark.req("SLPF-25")
+def test_when_no_automatic_number_is_left_those_that_are_asked_for_still_are(
+    slpf, command, monkeypatch
+):
+    monkeypatch.setattr(slpf._rules.store, "_next", 3)
+    slpf.execute(command("deny", "10.0.0.9", insert_rule=2))
+    asked = [command("deny", f"10.0.0.{last}") for last in range(4)]
+    answers = slpf.execute_many(asked)
+    assert [answer.status for answer in answers] == [200, 200, 501, 501]
+    assert [answer.results.rule_number for answer in answers[:2]] == [3, 1]
+    assert answers[2].text == "Rule not updated: no automatic number is left; give insert_rule"
+    slpf.execute(command("delete", 1))
+    refused(slpf, command("deny", "10.0.0.1"), NotSupported, "Rule not updated")
+    slpf.execute(command("deny", "10.0.0.1", insert_rule=1))
+    assert slpf.status()["count"] == 3
+
+
 @pytest.mark.req("SLPF-22", "SLPF-23", "SLPF-24", "AMB-38")
 def test_an_explicit_number_is_the_one_assigned_and_taken_after(slpf, command):
     first = slpf.execute(command("deny", "10.0.0.0/8", insert_rule=100))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oc2d.errors import Failed
+from oc2d.errors import Failed, NotSupported
 from oc2d.language.vocabulary import Action
 from oc2d_slpf.rules import FIRST_AUTOMATIC
 
@@ -52,6 +52,20 @@ def test_all_rules_are_replaced_at_once_under_new_numbers(slpf, paper, command, 
     after = slpf.execute(command("deny", "10.2.0.0/16")).results.rule_number
     assert after == FIRST_AUTOMATIC - 4
     assert slpf.execute(command("delete", FIRST_AUTOMATIC - 2)).status == 200
+
+
+@pytest.mark.req("SLPF-25", "SLPF-44")
+def test_a_file_for_which_no_numbers_are_left_changes_nothing(slpf, command, write, monkeypatch):
+    slpf.execute(command("deny", "10.0.0.0/8"))
+    slpf.execute(command("deny", "10.0.0.0/8", insert_rule=2))
+    monkeypatch.setattr(slpf._rules.store, "_next", 3)
+    write(*(entry(net=f"192.0.2.{n}") for n in range(3)))
+    refused(slpf, update(), NotSupported, "no automatic number is left")
+    write(entry(net="192.0.2.1", insert_rule=2), *(entry(net=f"192.0.2.{n}") for n in (2,)))
+    assert slpf.execute(update("update-2")).status == 200
+    assert [number for number, *_ in listed(slpf)] == [2, 3]
+    write(*(entry(net=f"192.0.2.{n}", insert_rule=n) for n in range(1, 9)))
+    assert slpf.execute(update("update-3")).status == 200
 
 
 @pytest.mark.req("SLPF-44")
