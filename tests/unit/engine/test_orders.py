@@ -5,8 +5,11 @@ Nothing may be lost, take effect twice, or be answered otherwise than it is (DES
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
+from oc2d import logs
 from oc2d.errors import Forbidden
 from tests.unit.engine.bench import Failing, deny, until
 from tests.unit.engine.plugins import Gate, Idempotent, Recording, Window
@@ -163,3 +166,87 @@ def test_two_that_are_stuck_at_once_are_given_up_for_and_come_back(build, door, 
     for name in ("x-door", "x-window"):
         command = {**deny(), "actuator": {name: {}}}
         assert bench.command(command).status == 200
+
+
+def test_memory_that_is_short_at_a_rollback_too_leaves_nobody_waiting(build, door):
+    bench = build(door)
+    gate = door.behave = Gate()
+    bench.ask(deny(), request_id="runs")
+    gate.wait()
+    bench.ask(deny(), request_id="waits")
+    assert bench.consumer.engine.settle(10)
+    journal = bench.consumer._journal
+    whole = journal._db
+
+    class Short:
+        """A connection that has no memory for this statement, once."""
+
+        left = 1
+
+        def __getattr__(self, name):
+            return getattr(whole, name)
+
+        def execute(self, statement, *values):
+            if statement == "ROLLBACK" and self.left:
+                self.left = 0
+                raise MemoryError
+            return whole.execute(statement, *values)
+
+    journal._db = short = Short()
+    disk = Failing(bench, error=MemoryError())
+    disk.times = 1
+    bench.advance(60)
+    assert (disk.failed, short.left) == (1, 0)
+    gate.open.set()
+    bench.settle()
+    assert told(bench) == {
+        "runs": (500, "outcome unknown"),
+        "waits": (503, "x-door does not answer"),
+    }
+    assert bench.command(deny()).status == 200
+    journal._db = whole
+
+
+# -- the log
+
+
+class Deaf(io.StringIO):
+    """A log that fails as nobody expects it to."""
+
+    left = 1
+
+    def write(self, text):
+        if self.left:
+            self.left = 0
+            raise MemoryError
+        return len(text)
+
+
+def test_a_log_that_fails_makes_nothing_be_written_twice(build, door):
+    bench = build(door)
+    log = Deaf()
+    logs.configure("json", stream=log)
+    bench.ask({**deny(), "action": "scan"}, request_id="refused")
+    bench.settle()
+    assert log.left == 0
+    assert bench.statuses == [501]
+    assert bench.consumer.engine.journal_error is None
+    assert bench.consumer.snapshot()["engine"]["counters"] == {"received": 1}
+
+
+# -- deferred
+
+
+def test_what_is_over_before_it_begins_is_given_up_with_what_was_reserved(build, door):
+    bench = build(door)
+    at = bench.turned.wall + 60_000
+    bench.ask(deny(start_time=at, duration=60_000), request_id="deferred")
+    bench.settle()
+    bench.advance(600)  # as when the host was asleep
+    bench.settle()
+    assert told(bench)["deferred"][0] == 500
+    assert door.executed == []
+    bench.poke()
+    bench.settle()
+    assert door.reverted == [door.reserved[0].key]
+    assert bench.consumer._journal.timers() == []
