@@ -8,11 +8,12 @@ from __future__ import annotations
 import io
 
 import pytest
+import structlog
 
 from oc2d import logs
 from oc2d.errors import Forbidden
 from tests.unit.engine.bench import Failing, deny, until
-from tests.unit.engine.plugins import Gate, Idempotent, Recording, Window
+from tests.unit.engine.plugins import Gate, Idempotent, Plain, Recording, Window
 
 FULL = 1_000_000  # times
 
@@ -250,3 +251,58 @@ def test_what_is_over_before_it_begins_is_given_up_with_what_was_reserved(build,
     bench.settle()
     assert door.reverted == [door.reserved[0].key]
     assert bench.consumer._journal.timers() == []
+
+
+def test_what_is_reserved_after_it_was_given_up_for_is_given_back(build, door):
+    bench = build(door)
+    reserving = door.on_reserve = Gate()
+    bench.ask(deny(start_time=bench.turned.wall + 600_000), request_id="deferred")
+    reserving.wait()
+    bench.advance(60)
+    assert told(bench)["deferred"][0] == 503
+    reserving.open.set()
+    bench.settle()
+    assert door.reverted == [door.reserved[0].key]
+    assert door.executed == []
+
+
+@pytest.mark.parametrize("posted", [False, True])
+def test_what_was_reserved_and_finds_its_actuator_stuck_is_given_back(build, door, posted):
+    bench = build(door)
+    bench.ask(deny("192.0.2.4", start_time=bench.turned.wall + 600_000), request_id="deferred")
+    bench.settle()
+    gate = door.behave = Gate()
+    bench.ask(deny(), request_id="runs")
+    gate.wait()
+    if posted:  # its time has come before anybody knows that the actuator is stuck
+        bench.advance(60 - 1)
+        bench.turned.wall += 600_000
+        bench.poke()
+        bench.advance(1)
+    else:
+        bench.advance(60)
+        bench.advance(540)
+    assert told(bench)["deferred"][0] == 503
+    gate.open.set()
+    bench.settle()
+    assert door.reverted == [door.reserved[0].key]
+    assert len(door.executed) == 1
+
+
+def test_an_actuator_that_reverts_nothing_is_not_asked_to(build):
+    plain = Plain()
+    bench = build(plain)
+    at = bench.turned.wall + 600_000
+    command = {"action": "restart", "target": {"device": {"hostname": "fw-7"}}, "args": {"start_time": at}}
+    bench.ask(command, request_id="deferred")
+    bench.settle()
+    gate = Gate()
+    bench.consumer._workers["x-plain"].tell(gate)
+    gate.wait()
+    bench.advance(60)
+    with structlog.testing.capture_logs() as entries:
+        bench.advance(540)
+        assert told(bench)["deferred"][0] == 503
+        gate.open.set()
+        bench.settle()
+    assert [entry["event"] for entry in entries if entry["log_level"] == "error"] == []
