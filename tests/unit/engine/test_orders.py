@@ -293,7 +293,8 @@ def test_an_actuator_that_reverts_nothing_is_not_asked_to(build):
     plain = Plain()
     bench = build(plain)
     at = bench.turned.wall + 600_000
-    command = {"action": "restart", "target": {"device": {"hostname": "fw-7"}}, "args": {"start_time": at}}
+    target = {"device": {"hostname": "fw-7"}}
+    command = {"action": "restart", "target": target, "args": {"start_time": at}}
     bench.ask(command, request_id="deferred")
     bench.settle()
     gate = Gate()
