@@ -325,7 +325,8 @@ class Worker:
                 commands = [job.command for job in jobs]
                 outcomes: list[Any] = list(self.host.actuator.execute_many(commands))
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
-            return [self._broke_off(error) for _ in jobs]
+            # a refusal too: nobody says how many of them were carried out before it
+            return [OutcomeUnknown(self._as_refusal(error).text)] * len(jobs)
         if len(outcomes) != len(jobs):
             return [self._nonsense(outcomes) for _ in jobs]
         return [o if _is(o, Response, Refusal) else self._nonsense(o) for o in outcomes]

@@ -158,6 +158,28 @@ def test_what_broke_off_may_have_taken_effect_and_is_reverted_at_its_end(build, 
     assert door.reverted == [c.key for c in door.executed[1:]]
 
 
+def test_a_refusal_in_the_middle_of_many_does_not_say_which_took_effect(build):
+    door = Together()
+    bench = build(door)
+    gate = door.behave = Gate()
+    bench.ask(deny(), request_id="first")
+    gate.wait()
+
+    def refuses(_):
+        raise Forbidden("no more")
+
+    door.answer = refuses
+    for number in range(2):
+        bench.ask(deny(duration=1000), request_id=str(number))
+    assert bench.consumer.engine.settle(10)
+    gate.open.set()
+    bench.settle()
+    assert told(bench) == {"first": (200, ""), "0": (500, "no more"), "1": (500, "no more")}
+    bench.advance(1)
+    bench.settle()
+    assert door.reverted == [c.key for c in door.executed[1:]]
+
+
 def test_what_took_effect_is_told_as_that_though_the_next_one_gets_stuck(build, idempotent):
     bench = build(idempotent)
     first = idempotent.behave = Gate()
