@@ -303,7 +303,7 @@ class Actuator:
         return [_attempt(self.execute, command) for command in commands]
 
     def revert(self, command: Command) -> None:
-        """Undo what the command with this key did: its window is over.
+        """Undo what the command with this key did: its window is over, or it never begins.
 
         Must be harmless when repeated and when there is nothing left to undo. Raising makes the
         engine try again later.

@@ -15,7 +15,7 @@ from functools import partial
 import msgspec
 import structlog
 
-from oc2d.actuator import Response
+from oc2d.actuator import Actuator, Response
 from oc2d.engine import events
 from oc2d.engine.answers import Answers, Handles, ReplyTo, Written, refused
 from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, says, worded
@@ -171,6 +171,7 @@ class Cases:
         """Keep what was reserved, and wait for the start time (AMB-25)."""
         case = self.open.get(job.request)
         if case is None:
+            self._give_back(job, batch)
             return
         written = self._spoken(Response(_PROCESSING, "waits for its start time", results), case)
         if written.status != _PROCESSING:
@@ -210,6 +211,13 @@ class Cases:
             self._unavailable(job, batch)
         else:
             batch.then.append(lambda: self.workers[job.profile].post(job))
+
+    def _give_back(self, job: Job, batch: Batch) -> None:
+        """Have the actuator, if it can, take back what it reserved: it is answered 503."""
+        worker = self.workers[job.profile]
+        if type(worker.host.actuator).revert is not Actuator.revert:
+            back = msgspec.structs.replace(job, step=Step.REVERT, early=False, noted=False)
+            batch.then.append(lambda: worker.post(back))
 
     def wait_for_end(self, job: Job) -> None:
         """Hold the revert of a command until its window is over.
@@ -251,6 +259,8 @@ class Cases:
         owes = self._owes(case, status)
         if again:
             self._journal.forget(request)
+            if job.step is Step.EXECUTE:
+                self._give_back(job, batch)
         else:
             self._journal.finish(request, keep=lasts, response=written.json if owes else None)
         if lasts:

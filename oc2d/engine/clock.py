@@ -33,6 +33,10 @@ class Clock:
     monotonic: Callable[[], float] = time.monotonic
 
 
+# Milliseconds that are no leap: what was noted is in seconds, and two clocks are not read at once.
+_SLACK = 1000
+
+
 class Forgetting:
     """The time by which requests are forgotten: the wall clock, but it follows no leap at once.
 
@@ -66,11 +70,11 @@ class Forgetting:
         """Seconds since 1970, never later than the wall clock."""
         boot = self._clock.boot()
         offset = self._clock.wall() - boot
-        if offset > self._offset and self._ahead_since is None:
+        if offset <= self._offset + _SLACK:
+            self._offset, self._ahead_since = min(offset, self._offset), None
+        elif self._ahead_since is None:
             self._ahead_since = boot
         if self._ahead_since is not None and boot - self._ahead_since >= self._patience:
-            self._offset = offset
-        if offset <= self._offset:
             self._offset, self._ahead_since = offset, None
         return (boot + self._offset) // 1000
 

@@ -28,8 +28,9 @@ from oc2d.engine.clock import Clock, Forgetting
 from oc2d.engine.deliveries import Deliveries, is_shortage
 from oc2d.engine.intake import Gate
 from oc2d.engine.journal import Journal
+from oc2d.engine.ledger import Entry
 from oc2d.engine.ports import Inbound, Transfer
-from oc2d.engine.worker import Job, Outcome, OutcomeUnknown
+from oc2d.engine.worker import Job, Outcome, OutcomeUnknown, unless_begun
 from oc2d.errors import Failed
 
 __all__ = ["Engine"]
@@ -173,7 +174,7 @@ class Engine:
 
     def reserved(self, job: Job, results: object) -> None:
         """Keep what was reserved."""
-        dropped = partial(self.finished, [(job, Failed("internal error"))])
+        dropped = partial(self.finished, [(job, unless_begun(job, Failed("internal error")))])
         self._post(
             _Report(lambda batch: self._cases.reserved(job, results, batch), dropped=dropped)
         )
@@ -191,7 +192,7 @@ class Engine:
 
         def dropped() -> None:
             wanted.clear()
-            self.finished([(job, Failed("internal error")) for job in jobs])
+            self.finished([(job, unless_begun(job, Failed("internal error"))) for job in jobs])
             written.set()
 
         self._post(_Report(write, durable, dropped))
@@ -326,11 +327,14 @@ class Engine:
                 steps.insert(0, lambda: transfer.send(batch.send))
             if batch.acknowledge:
                 steps.insert(0, lambda: transfer.acknowledge(batch.acknowledge))
+        # steps like the others: whatever they raise, what is committed is not written again
+        steps.append(partial(self._enter, batch.entries))
+        steps.extend(partial(self._cases.ledger.tell, entry) for entry in batch.entries)
         _each(steps)
-        ledger = self._cases.ledger
+
+    def _enter(self, entries: Sequence[Entry]) -> None:
         with logs.together():
-            _each([partial(ledger.enter, entry) for entry in batch.entries])
-        _each([partial(ledger.tell, entry) for entry in batch.entries])
+            _each([partial(self._cases.ledger.enter, entry) for entry in entries])
 
     def _lazily(self, handles: Sequence[int], batch: Batch) -> None:
         before = len(self._done)

@@ -97,12 +97,12 @@ class Gate:
         return found
 
     def judge(self, read: Read) -> Verdict:
-        """Decide what becomes of a message; raises nothing but errors of the journal."""
+        """Decide what becomes of a message; raises only errors of the journal and `MemoryError`."""
         if not isinstance(read, Asked):
             return read
         try:
             return self._judge(read)
-        except sqlite3.Error:
+        except (sqlite3.Error, MemoryError):  # a plugin's own is an answer by now
             raise
         except Exception:  # noqa: BLE001 - no input stops the daemon (LANG-44)
             _log.exception(events.MESSAGE_FAILED, topic=read.message.topic)

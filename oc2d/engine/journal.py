@@ -106,7 +106,9 @@ class Journal:
 
     def noted(self, name: str) -> str:
         """Return what was last noted under this name; empty: nothing."""
-        return self._meta(name, "")
+        with self._usable():
+            row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return "" if row is None else str(row[0])
 
     def close(self) -> None:
         """Close the file; everything committed stays."""
@@ -137,7 +139,7 @@ class Journal:
         self.remembered, self._place, self._last = self._before
         self._clear()
         if self._db.in_transaction:
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error, MemoryError):
                 self._db.execute("ROLLBACK")
 
     def try_out(self) -> None:

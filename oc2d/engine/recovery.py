@@ -118,10 +118,11 @@ def _sort_window(left: Leftovers, job: Job, host: Hosted | None, deaths: int, cl
 def _may_have_begun(pending: Pending, host: Hosted | None) -> bool:
     """Tell whether the actuator may have been asked: STARTED is synced only where it must be.
 
-    A power loss makes RECEIVED of it, while what an idempotent actuator did may be on the disk.
+    A power loss makes RECEIVED of it, while what an idempotent actuator did may be on the disk. Of
+    one that is not loaded nobody can tell.
     """
     if pending.phase is Phase.RECEIVED:
-        return host is not None and host.actuator.idempotent
+        return host is None or host.actuator.idempotent
     return pending.phase is Phase.STARTED
 
 

@@ -266,7 +266,10 @@ class Worker:
             return True
         command = job.command
         text = self.host.worded(Reason.WINDOW_OVER, command.action, command.target_name)
-        self._reports.finished([(job, unless_begun(job, Failed(text)))])
+        late = Failed(text)
+        if job.step is Step.EXECUTE:  # what was reserved for it is given up as at any end
+            late = OutcomeUnknown(text)
+        self._reports.finished([(job, unless_begun(job, late))])
         return False
 
     def _reserve(self, job: Job) -> None:
@@ -278,7 +281,7 @@ class Worker:
                 with self._asking:
                     results = self.host.actuator.reserve(job.command)
             except BaseException as error:  # noqa: BLE001 - any plugin, any error
-                refusal = self._as_refusal(error)
+                refusal = unless_begun(job, self._as_refusal(error))
             else:
                 self._reports.reserved(job, results)
                 return
@@ -322,7 +325,8 @@ class Worker:
                 commands = [job.command for job in jobs]
                 outcomes: list[Any] = list(self.host.actuator.execute_many(commands))
         except BaseException as error:  # noqa: BLE001 - any plugin, any error
-            return [self._broke_off(error) for _ in jobs]
+            # a refusal too: nobody says how many of them were carried out before it
+            return [OutcomeUnknown(self._as_refusal(error).text)] * len(jobs)
         if len(outcomes) != len(jobs):
             return [self._nonsense(outcomes) for _ in jobs]
         return [o if _is(o, Response, Refusal) else self._nonsense(o) for o in outcomes]

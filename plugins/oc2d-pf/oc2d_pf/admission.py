@@ -63,9 +63,12 @@ class Admission:
                     else:
                         store.put(kept)
                     store.remember(command.key, outcome)
-        except StoreError:
-            for _, row, _, _ in outcomes:
-                self._engine.withdraw(row.slots)
+        except StoreError as error:
+            try:
+                for _, row, _, _ in outcomes:
+                    self._engine.withdraw(row.slots)
+            except Failed:  # a refusal would say that nothing has happened
+                raise RuntimeError("what could not be stored may be in force") from error
             raise
         return [
             (kept, lifetime)

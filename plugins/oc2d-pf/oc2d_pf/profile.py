@@ -284,7 +284,7 @@ class Pf(Actuator):
         """Give the rule of a name the addresses that it has now."""
         if self._store is None or (row := self._store.by_number(number)) is None:
             return
-        if row.target != name:  # another rule was put in with this number
+        if row.target != name or row.state != "done":  # another one has this number by now
             return
         lifetime = answer.lifetime
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 from oc2d.actuator import Response
@@ -171,3 +173,24 @@ def test_what_the_packet_filter_refuses_is_500_and_leaves_nothing(world, monkeyp
                 {"pf:rule_number": number})  # fmt: skip
     assert world.rules()
     assert isinstance(delete(world, number), Response)
+
+
+@pytest.mark.parametrize("target", [NET, NAME])
+def test_what_a_full_disk_leaves_in_force_is_not_answered_as_if_it_were_not(
+    world, monkeypatch, target
+):
+    """A `Refusal` says that nothing has happened, and then nobody ends the window."""
+    pf = world.running
+    command = make("deny", target, window=(None, 1000))
+
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(pf._store, "remember", full)
+        broken.setattr(pf._engine._rules.store, "remove", full)
+        with pytest.raises(RuntimeError, match="may be in force"):
+            pf.execute(command)
+    assert world.rules()
+    pf.revert(command)
+    assert world.rules() == []

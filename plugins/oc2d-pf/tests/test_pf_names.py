@@ -18,6 +18,7 @@ from .world import (
     act,
     ask,
     delete,
+    make,
     number_of,
     refused,
 )
@@ -59,6 +60,15 @@ def test_a_late_answer_is_not_taken_for_another_rule_that_was_given_the_number(w
         world.running._renew(7, "www.example.com", answer)
         assert world.rules() == before
         delete(world, 7)
+
+
+def test_a_late_answer_puts_nothing_in_force_that_waits_for_its_time(world):
+    number_of(world, "deny", NAME, insert_rule=7)
+    delete(world, 7)
+    world.running.reserve(make("deny", NAME, insert_rule=7))
+    world.running._renew(7, "www.example.com", world.names("www.example.com"))
+    assert world.rules() == []
+    assert ask(world, 7).text == "not in force yet"
 
 
 @pytest.mark.req("PF-23", "PF-14")

@@ -1,4 +1,4 @@
-"""The disk may refuse any statement of the journal, and nothing comes of it but a delay."""
+"""The disk, or memory, may refuse any statement of the journal: it is a delay and no more."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ def quick(monkeypatch):
     monkeypatch.setattr("oc2d.engine.engine._RETRY", 0.01)
 
 
+FULL, SHORT = sqlite3.OperationalError("database or disk is full"), MemoryError()
+
+
 class Disk:
     """The journal's connection, that refuses some statements one after the other, from one on."""
 
-    def __init__(self, bench, first, times):
+    def __init__(self, bench, first, times, error):
+        self.error = error
         self.connection = bench.consumer._journal._db
         self.left, self.times = first, times
         bench.consumer._journal._db = self
@@ -31,7 +35,7 @@ class Disk:
         self.left -= 1
         if self.left < 0 < self.times:
             self.times -= 1
-            raise sqlite3.OperationalError("database or disk is full")
+            raise self.error
 
     def execute(self, *args):
         self.refuse()
@@ -76,13 +80,15 @@ def a_day(bench, door):
 
 
 @pytest.mark.req("MQTT-54")
-@pytest.mark.parametrize(("kind", "times"), [(Recording, 1), (Idempotent, 4)])
-def test_a_disk_may_refuse_any_statement(tmp_path, kind, times):
+@pytest.mark.parametrize(
+    ("kind", "times", "error"), [(Recording, 1, FULL), (Idempotent, 4, FULL), (Recording, 3, SHORT)]
+)
+def test_a_disk_may_refuse_any_statement(tmp_path, kind, times, error):
     first, disk = 0, None
     while disk is None or disk.times < times:  # until there are no more
         door = kind()
         bench = Bench(tmp_path / str(first), door).start()
-        disk = Disk(bench, first, times)
+        disk = Disk(bench, first, times, error)
         a_day(bench, door)
         cases, journal = bench.consumer._cases, bench.consumer._journal
         journal._db = disk.connection

@@ -11,6 +11,7 @@ import structlog
 
 from oc2d.config import Limits
 from oc2d.engine.journal import Journal
+from oc2d.errors import StateError
 from oc2d.hookspecs import hookimpl
 from tests.unit.engine.bench import Failing, deny, features
 from tests.unit.engine.plugins import Gate, Together
@@ -231,3 +232,12 @@ def test_the_transfer_may_raise_without_anything_happening_twice(build, door):
     assert bench.answered(deny(), request_id="2").status == 200
     assert len(door.executed) == 2
     assert len(bench.broker.acknowledged) == 2
+
+
+def test_what_was_noted_is_read_though_the_disk_takes_nothing(tmp_path):
+    journal = Journal(tmp_path / "journal.db")
+    journal._db.execute("PRAGMA query_only = ON")
+    assert journal.noted("never") == ""
+    journal.close()
+    with pytest.raises(StateError, match="cannot use the journal"):
+        journal.noted("never")

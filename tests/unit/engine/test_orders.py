@@ -5,11 +5,15 @@ Nothing may be lost, take effect twice, or be answered otherwise than it is (DES
 
 from __future__ import annotations
 
-import pytest
+import io
 
+import pytest
+import structlog
+
+from oc2d import logs
 from oc2d.errors import Forbidden
 from tests.unit.engine.bench import Failing, deny, until
-from tests.unit.engine.plugins import Gate, Idempotent, Recording, Window
+from tests.unit.engine.plugins import Gate, Idempotent, Plain, Recording, Window
 
 FULL = 1_000_000  # times
 
@@ -163,3 +167,143 @@ def test_two_that_are_stuck_at_once_are_given_up_for_and_come_back(build, door, 
     for name in ("x-door", "x-window"):
         command = {**deny(), "actuator": {name: {}}}
         assert bench.command(command).status == 200
+
+
+def test_memory_that_is_short_at_a_rollback_too_leaves_nobody_waiting(build, door):
+    bench = build(door)
+    gate = door.behave = Gate()
+    bench.ask(deny(), request_id="runs")
+    gate.wait()
+    bench.ask(deny(), request_id="waits")
+    assert bench.consumer.engine.settle(10)
+    journal = bench.consumer._journal
+    whole = journal._db
+
+    class Short:
+        """A connection that has no memory for this statement, once."""
+
+        left = 1
+
+        def __getattr__(self, name):
+            return getattr(whole, name)
+
+        def execute(self, statement, *values):
+            if statement == "ROLLBACK" and self.left:
+                self.left = 0
+                raise MemoryError
+            return whole.execute(statement, *values)
+
+    journal._db = short = Short()
+    disk = Failing(bench, error=MemoryError())
+    disk.times = 1
+    bench.advance(60)
+    assert (disk.failed, short.left) == (1, 0)
+    gate.open.set()
+    bench.settle()
+    assert told(bench) == {
+        "runs": (500, "outcome unknown"),
+        "waits": (503, "x-door does not answer"),
+    }
+    assert bench.command(deny()).status == 200
+    journal._db = whole
+
+
+# -- the log
+
+
+class Deaf(io.StringIO):
+    """A log that fails as nobody expects it to."""
+
+    left = 1
+
+    def write(self, text):
+        if self.left:
+            self.left = 0
+            raise MemoryError
+        return len(text)
+
+
+def test_a_log_that_fails_makes_nothing_be_written_twice(build, door):
+    bench = build(door)
+    log = Deaf()
+    logs.configure("json", stream=log)
+    bench.ask({**deny(), "action": "scan"}, request_id="refused")
+    bench.settle()
+    assert log.left == 0
+    assert bench.statuses == [501]
+    assert bench.consumer.engine.journal_error is None
+    assert bench.consumer.snapshot()["engine"]["counters"] == {"received": 1}
+
+
+# -- deferred
+
+
+def test_what_is_over_before_it_begins_is_given_up_with_what_was_reserved(build, door):
+    bench = build(door)
+    at = bench.turned.wall + 60_000
+    bench.ask(deny(start_time=at, duration=60_000), request_id="deferred")
+    bench.settle()
+    bench.advance(600)  # as when the host was asleep
+    bench.settle()
+    assert told(bench)["deferred"][0] == 500
+    assert door.executed == []
+    bench.poke()
+    bench.settle()
+    assert door.reverted == [door.reserved[0].key]
+    assert bench.consumer._journal.timers() == []
+
+
+def test_what_is_reserved_after_it_was_given_up_for_is_given_back(build, door):
+    bench = build(door)
+    reserving = door.on_reserve = Gate()
+    bench.ask(deny(start_time=bench.turned.wall + 600_000), request_id="deferred")
+    reserving.wait()
+    bench.advance(60)
+    assert told(bench)["deferred"][0] == 503
+    reserving.open.set()
+    bench.settle()
+    assert door.reverted == [door.reserved[0].key]
+    assert door.executed == []
+
+
+@pytest.mark.parametrize("posted", [False, True])
+def test_what_was_reserved_and_finds_its_actuator_stuck_is_given_back(build, door, posted):
+    bench = build(door)
+    bench.ask(deny("192.0.2.4", start_time=bench.turned.wall + 600_000), request_id="deferred")
+    bench.settle()
+    gate = door.behave = Gate()
+    bench.ask(deny(), request_id="runs")
+    gate.wait()
+    if posted:  # its time has come before anybody knows that the actuator is stuck
+        bench.advance(60 - 1)
+        bench.turned.wall += 600_000
+        bench.poke()
+        bench.advance(1)
+    else:
+        bench.advance(60)
+        bench.advance(540)
+    assert told(bench)["deferred"][0] == 503
+    gate.open.set()
+    bench.settle()
+    assert door.reverted == [door.reserved[0].key]
+    assert len(door.executed) == 1
+
+
+def test_an_actuator_that_reverts_nothing_is_not_asked_to(build):
+    plain = Plain()
+    bench = build(plain)
+    at = bench.turned.wall + 600_000
+    target = {"device": {"hostname": "fw-7"}}
+    command = {"action": "restart", "target": target, "args": {"start_time": at}}
+    bench.ask(command, request_id="deferred")
+    bench.settle()
+    gate = Gate()
+    bench.consumer._workers["x-plain"].tell(gate)
+    gate.wait()
+    bench.advance(60)
+    with structlog.testing.capture_logs() as entries:
+        bench.advance(540)
+        assert told(bench)["deferred"][0] == 503
+        gate.open.set()
+        bench.settle()
+    assert [entry["event"] for entry in entries if entry["log_level"] == "error"] == []

@@ -6,6 +6,8 @@ import pytest
 
 from oc2d.actuator import Response
 from oc2d.config import Limits
+from oc2d.engine.clock import Clock, Forgetting
+from oc2d.engine.journal import Journal
 from oc2d.errors import Forbidden, Unavailable
 from tests.unit.engine.bench import DAY, Failing, again, deny
 from tests.unit.engine.plugins import Gate, Idempotent, Recording, Together
@@ -81,6 +83,49 @@ def test_what_may_have_taken_effect_and_is_refused_now_is_reverted_at_its_end(bu
     assert later.reverted.count(key) == 1
 
 
+def test_what_may_have_taken_effect_and_cannot_be_begun_now_is_reverted_at_its_end(
+    build, died, monkeypatch
+):
+    copy, key = died
+
+    def fails(*_):
+        raise ValueError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Journal, "started", fails)
+        later = Idempotent()
+        bench = build(later, directory=copy)
+        bench.settle()
+        assert later.executed == []
+        assert told(bench)["a"][0] == 500
+    bench.advance(3600)
+    bench.settle()
+    assert later.reverted.count(key) == 1
+
+
+def test_what_may_have_taken_effect_and_cannot_be_reserved_now_is_reverted_at_its_end(build):
+    first = Idempotent()
+    bench = build(first)
+    gate = first.behave = Gate()
+    bench.ask(deny(start_time=bench.turned.wall, duration=3_600_000), request_id="a")
+    gate.wait()
+    copy = bench.dead_copy("dead")
+    gate.open.set()
+    bench.turned.wall -= 60_000  # so it seems to begin later
+    later = Idempotent()
+
+    def refuses(_):
+        raise Forbidden("no")
+
+    later.on_reserve = refuses
+    after = build(later, directory=copy, clock=bench.turned)
+    after.settle()
+    assert told(after)["a"] == (500, "no")
+    after.advance(3660)
+    after.settle()
+    assert later.reverted == [first.executed[0].key]
+
+
 # -- plugins that break off in the middle
 
 
@@ -108,6 +153,28 @@ def test_what_broke_off_may_have_taken_effect_and_is_reverted_at_its_end(build, 
         "0": (500, "internal error"),
         "1": (500, "internal error"),
     }
+    bench.advance(1)
+    bench.settle()
+    assert door.reverted == [c.key for c in door.executed[1:]]
+
+
+def test_a_refusal_in_the_middle_of_many_does_not_say_which_took_effect(build):
+    door = Together()
+    bench = build(door)
+    gate = door.behave = Gate()
+    bench.ask(deny(), request_id="first")
+    gate.wait()
+
+    def refuses(_):
+        raise Forbidden("no more")
+
+    door.answer = refuses
+    for number in range(2):
+        bench.ask(deny(duration=1000), request_id=str(number))
+    assert bench.consumer.engine.settle(10)
+    gate.open.set()
+    bench.settle()
+    assert told(bench) == {"first": (200, ""), "0": (500, "no more"), "1": (500, "no more")}
     bench.advance(1)
     bench.settle()
     assert door.reverted == [c.key for c in door.executed[1:]]
@@ -188,6 +255,45 @@ def test_a_clock_that_leapt_before_a_restart_lets_nothing_take_effect_twice(buil
     bench.deliver(again(message))
     bench.settle()
     assert len(later.executed) == 1
+
+
+@pytest.mark.req("AMB-21")
+def test_a_leap_is_no_older_than_it_is_however_long_after_a_restart_it_comes(build, door):
+    hour = Limits(remember=3600)
+    bench = build(door, limits=hour)
+    bench.turned.wall += 500  # half a second is no leap
+    bench.answered(deny(), request_id="before")
+    bench.settle()
+    bench.stop()
+    later = Recording()
+    bench = build(later, directory=bench.directory, clock=bench.turned, limits=hour)
+    bench.answered(deny(), request_id="after")
+    bench.turned.turn(3500)
+    message = bench.message(deny())
+    bench.deliver(message)
+    bench.settle()
+    bench.turned.wall += 10 * DAY
+    bench.turned.turn(200)
+    bench.deliver(again(message, redelivered=True))
+    bench.settle()
+    assert len(later.executed) == 2
+
+
+def test_what_is_noted_of_the_clocks_is_the_same_as_long_as_they_go_alike():
+    """They are read one after the other, each cut off to milliseconds."""
+    microseconds = 1_000_000_000
+    clock = Clock(
+        "boot-1",
+        wall=lambda: (microseconds + 7_000_600) // 1000,
+        boot=lambda: microseconds // 1000,
+    )
+    forgetting = Forgetting(clock, 3600)
+    noted = set()
+    for _ in range(100):
+        microseconds += 313
+        forgetting.now()
+        noted.add(forgetting.note())
+    assert len(noted) == 1
 
 
 def test_after_a_reboot_the_clock_is_what_it_is(build, door):

@@ -10,7 +10,7 @@ import pytest
 from oc2d.actuator import Response
 from oc2d.errors import Failed
 from tests.unit.engine.bench import DAY, deny, dies
-from tests.unit.engine.plugins import DoorResults, Gate, Idempotent, Recording
+from tests.unit.engine.plugins import DoorResults, Gate, Idempotent, Recording, Window
 
 FUTURE = 3_600_000
 
@@ -168,6 +168,26 @@ def test_what_may_have_run_before_a_power_loss_and_is_over_by_now_is_reverted(bu
     copy = bench.dead_copy("dead")
     forget_started(copy)
     is_over(bench, build, first, Idempotent(), copy)
+
+
+def test_what_may_have_run_before_a_power_loss_ends_though_its_actuator_was_away_meanwhile(build):
+    first = Idempotent()
+    first.behave = gate = Gate()
+    bench = build(first)
+    bench.ask(deny(duration=60_000))
+    gate.wait()
+    copy = bench.dead_copy("dead")
+    gate.open.set()
+    forget_started(copy)
+    without = build(Window(), directory=copy, clock=bench.turned)
+    assert without.reply(1).status == 500
+    without.stop()
+    later = Idempotent()
+    after = build(later, directory=copy, clock=bench.turned)
+    assert later.ended == set()
+    after.advance(60)
+    after.settle()
+    assert later.reverted == [first.executed[0].key]
 
 
 @pytest.mark.parametrize("forgotten", [True, False])
