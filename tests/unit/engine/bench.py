@@ -19,6 +19,7 @@ from tests.waiting import wait_until
 __all__ = [
     "DAY",
     "DEVICE",
+    "FULL",
     "Bench",
     "Failing",
     "TurnedClock",
@@ -26,10 +27,12 @@ __all__ = [
     "deny",
     "dies",
     "features",
+    "told",
     "until",
 ]
 
 DAY = 86_400_000
+FULL = 1_000_000  # times that a disk says no: for as long as the test lets it
 _LIMITS, _POLICY, _COMPAT = Limits(), Policy(), Compat()
 
 
@@ -91,6 +94,11 @@ class Bench(ActuatorHost):
         """Set the wall clock by so much, as an administrator does."""
         self.turned.wall += milliseconds
         self.poke()
+
+
+def told(bench: Bench) -> dict[str, tuple[int, str]]:
+    """The last that each request was told: status and text."""
+    return {reply.headers["request_id"]: (reply.status, reply.text) for reply in bench.replies}
 
 
 def again(message: Inbound, **changes: Any) -> Inbound:

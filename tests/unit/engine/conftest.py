@@ -10,6 +10,12 @@ from tests.unit.engine.bench import Bench
 from tests.unit.engine.plugins import Idempotent, Recording
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask a disk that said no again at once."""
+    monkeypatch.setattr("oc2d.engine.engine._RETRY", 0.01)
+
+
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     """Make a Bench: `build(actuator, ..., limits=...)`; started unless told otherwise."""

@@ -9,12 +9,6 @@ import pytest
 from tests.unit.engine.bench import Bench, deny
 from tests.unit.engine.plugins import Gate, Idempotent, Recording
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr("oc2d.engine.engine._RETRY", 0.01)
-
-
 FULL, SHORT = sqlite3.OperationalError("database or disk is full"), MemoryError()
 
 

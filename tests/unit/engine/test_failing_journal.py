@@ -18,11 +18,6 @@ from tests.unit.engine.plugins import Gate, Together
 from tests.waiting import wait_until
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr("oc2d.engine.engine._RETRY", 0.01)
-
-
 @pytest.mark.req("MQTT-54")
 @pytest.mark.parametrize("method", ["commit", "begin", "add", "post", "known"])
 @pytest.mark.parametrize("times", [1, 3])

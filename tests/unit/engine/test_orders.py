@@ -12,20 +12,8 @@ import structlog
 
 from oc2d import logs
 from oc2d.errors import Forbidden
-from tests.unit.engine.bench import Failing, deny, until
+from tests.unit.engine.bench import FULL, Failing, deny, told, until
 from tests.unit.engine.plugins import Gate, Idempotent, Plain, Recording, Window
-
-FULL = 1_000_000  # times
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr("oc2d.engine.engine._RETRY", 0.01)
-
-
-def told(bench):
-    """The last that each request was told."""
-    return {r.headers["request_id"]: (r.status, r.text) for r in bench.replies}
 
 
 def idle(bench, turns=3):

@@ -9,21 +9,8 @@ from oc2d.config import Limits
 from oc2d.engine.clock import Clock, Forgetting
 from oc2d.engine.journal import Journal
 from oc2d.errors import Forbidden, Unavailable
-from tests.unit.engine.bench import DAY, Failing, again, deny
+from tests.unit.engine.bench import DAY, FULL, Failing, again, deny, told
 from tests.unit.engine.plugins import Gate, Idempotent, Recording, Together
-
-FULL = 1_000_000  # times
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr("oc2d.engine.engine._RETRY", 0.01)
-
-
-def told(bench):
-    """The last that each request was told."""
-    return {r.headers["request_id"]: (r.status, r.text) for r in bench.replies}
-
 
 # -- of an earlier process, and its actuator is in the way now
 
