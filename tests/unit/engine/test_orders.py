@@ -211,10 +211,12 @@ class Deaf(io.StringIO):
         return len(text)
 
 
+@pytest.mark.usefixtures("own_log")
 def test_a_log_that_fails_makes_nothing_be_written_twice(build, door):
     bench = build(door)
     log = Deaf()
     logs.configure("json", stream=log)
+    structlog.configure(cache_logger_on_first_use=False)  # the engine's loggers outlive this test
     bench.ask({**deny(), "action": "scan"}, request_id="refused")
     bench.settle()
     assert log.left == 0

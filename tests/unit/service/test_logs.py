@@ -15,21 +15,16 @@ from pathlib import Path
 
 import pytest
 import structlog
-from structlog import reset_defaults  # itself: `logs.keep` puts another in its place
 
 from oc2d import logs
 
+pytestmark = pytest.mark.usefixtures("own_log")
+
 
 @pytest.fixture(autouse=True)
-def _as_before(monkeypatch):
+def _by_nobody(monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    reset_defaults()
 
 
 @pytest.fixture
