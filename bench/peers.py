@@ -80,7 +80,9 @@ def measure(directory: Path, rounds: int, count: int) -> list[Figure]:
         figures.append(Figure("fail2ban, banip", "/s", list(_fail2ban(directory, rounds, count))))
     if OTUPY.exists():
         command = [OTUPY, ROOT / "bench/otupy_deny.py", directory, str(rounds), str(count // 5)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(  # it leaves a userdata.db where it stands
+            command, cwd=directory, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             print(f"otupy: left out, it does not run here: {done.stderr.splitlines()[-1]}")
         else:

@@ -155,6 +155,11 @@ def test_no_file_holds_a_path_or_a_host_of_one_machine():
     assert found == []
 
 
+def test_nothing_but_samples_for_tests_is_no_text():
+    binary = {path.relative_to(ROOT) for path in committed() if b"\0" in path.read_bytes()}
+    assert {path for path in binary if "tests" not in path.parts} == set()
+
+
 def committed() -> Iterator[Path]:
     """Find what may be committed, also where there is no git repository (a source archive)."""
     for top in ROOT.iterdir():
