@@ -287,7 +287,8 @@ class Slpf(Actuator):
             with self._rules.changing() as store:
                 done = store.outcomes([command.key for command in commands])
                 answered: dict[str, Response | Refusal] = {
-                    key: answers.response(outcome) for key, outcome in done.items()
+                    key: outcome.refusal or answers.response(outcome)
+                    for key, outcome in done.items()
                 }
                 for command in commands:
                     if command.key not in answered:

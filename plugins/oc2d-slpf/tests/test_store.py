@@ -68,6 +68,25 @@ def test_a_key_run_again_is_answered_as_first_and_changes_nothing(
         slpf.execute(taken)
 
 
+def test_a_refusal_that_is_remembered_leaves_the_rest_of_its_batch_alone(bench, paper, command):
+    slpf = bench.start(paper)
+    commands = [
+        command("deny", "10.0.0.0/8"),
+        command("delete", 42),
+        command("deny", "10.1.0.0/16"),
+    ]
+    first = slpf.execute_many(commands[:2])
+    bench.stop()
+    slpf = bench.start(paper)
+    calls = len(paper.calls)
+    again = slpf.execute_many(commands)  # after a power loss, all that waits comes together
+    assert again[0] == first[0]
+    assert (again[1].status, again[1].text) == (first[1].status, first[1].text)
+    assert again[2].status == 200
+    assert numbers(slpf) == [FIRST_AUTOMATIC - 1, FIRST_AUTOMATIC]
+    assert len(paper.calls) == calls + 1
+
+
 @pytest.mark.req("LANG-23", "SLPF-19")
 def test_revert_removes_what_its_key_made_and_nothing_else(bench, paper, command):
     slpf = bench.start(paper)
