@@ -168,12 +168,17 @@ def test_the_endpoints_last_used_are_open_again_before_any_name_is_resolved(benc
     assert {permit.address for permit in paper.permits} == {"192.0.2.1", "2001:db8::1"}
 
 
-def test_an_endpoint_that_could_not_be_opened_is_with_the_next_change(bench, paper, command):
+@pytest.mark.req("AMB-57")
+@pytest.mark.parametrize("by", ["the next change", "the next attempt to connect"])
+def test_an_endpoint_that_could_not_be_opened_is_with(bench, paper, command, by):
     slpf = bench.start(paper)
     paper.failing = 2
     slpf.link_changing([Endpoint("192.0.2.1", 8883)])
     assert not paper.permits
-    slpf.execute(command("deny", "10.0.0.0/8"))
+    if by == "the next change":
+        slpf.execute(command("deny", "10.0.0.0/8"))
+    else:
+        slpf.link_changing([Endpoint("192.0.2.1", 8883)])
     assert {permit.address for permit in paper.permits} == {"192.0.2.1"}
 
 
