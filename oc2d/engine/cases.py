@@ -213,7 +213,7 @@ class Cases:
             batch.then.append(lambda: self.workers[job.profile].post(job))
 
     def _give_back(self, job: Job, batch: Batch) -> None:
-        """Have the actuator, if it can, take back what it reserved: it is answered 503."""
+        """Have the actuator, if it can, take back what it reserved: the command was refused."""
         worker = self.workers[job.profile]
         if type(worker.host.actuator).revert is not Actuator.revert:
             back = msgspec.structs.replace(job, step=Step.REVERT, early=False, noted=False)
@@ -259,10 +259,10 @@ class Cases:
         owes = self._owes(case, status)
         if again:
             self._journal.forget(request)
-            if job.step is Step.EXECUTE:
-                self._give_back(job, batch)
         else:
             self._journal.finish(request, keep=lasts, response=written.json if owes else None)
+        if job.step is Step.EXECUTE and status >= StatusCode.BAD_REQUEST and not unknown:
+            self._give_back(job, batch)
         if lasts:
             self._journal.arm(request, revert=True)
             end = msgspec.structs.replace(job, step=Step.REVERT, early=False, noted=False)
