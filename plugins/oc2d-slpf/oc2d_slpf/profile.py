@@ -160,6 +160,8 @@ class Slpf(Actuator):
         match = language.match_of(command.target)
         if verdict is not Verdict.ALLOW and self._guard.protects(match):
             raise NotSupported(f"{NOT_UPDATED}: protected by never_block")
+        if not self._rules.firewall.can(verdict):
+            raise NotSupported(f"{OPTION}: drop_process {verdict.value} on this host")
         return verdict, match
 
     def reserve(self, command: Command) -> Results | None:
@@ -218,8 +220,6 @@ class Slpf(Actuator):
             number = self._number(command.args.insert_rule)
         if len(self._rules.firewall.tiers) >= _MOST_RULES:
             raise Failed(f"{NOT_UPDATED}: there are {_MOST_RULES} rules, which is the most")
-        if not self._rules.firewall.can(verdict):
-            raise NotSupported(f"{OPTION}: drop_process {verdict.value} on this host")
         hit = [] if verdict is Verdict.ALLOW else self._guard.stays_open(match)
         texts = [*command.notes, *_stays_open(hit)]
         outcome = Outcome(StatusCode.OK, "; ".join(texts) or None, number)
