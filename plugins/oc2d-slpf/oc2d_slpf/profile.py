@@ -288,7 +288,10 @@ class Slpf(Actuator):
     # -- batches
 
     def _batch(self, commands: Sequence[Command]) -> list[Response | Refusal]:
-        """Carry out all of the commands in one transaction; if that fails, each in its own."""
+        """Carry out all of the commands in one transaction; if it is refused, each in its own.
+
+        Of a full disk no command is to blame, and to take back each takes its time.
+        """
         try:
             with self._rules.changing() as store:
                 done = store.outcomes([command.key for command in commands])
@@ -300,7 +303,8 @@ class Slpf(Actuator):
                     if command.key not in answered:
                         answered[command.key] = self._decide(command, store)
         except (StoreError, BackendError) as error:
-            if self._rules.take_back() and len(commands) > 1:
+            back = self._rules.take_back()
+            if back and isinstance(error, BackendError) and len(commands) > 1:
                 return [self._batch((command,))[0] for command in commands]
             return [answers.failed(command, error) for command in commands]
         except BaseException:

@@ -229,6 +229,20 @@ def test_what_was_answered_500_is_neither_in_force_nor_comes_back(
     assert slpf.execute(refused).status == 200
 
 
+def test_a_disk_that_is_full_is_not_asked_for_each_of_a_batch(bench, paper, monkeypatch, command):
+    slpf = bench.start(paper)
+    disk = Broken(slpf, monkeypatch)
+    disk.failing = True
+    calls = len(paper.calls)
+    answers = slpf.execute_many([command("deny", f"10.0.0.{last}") for last in range(9)])
+    assert {answer.text for answer in answers} == {"Rule not updated: the rule could not be stored"}
+    # to load all of the rules anew takes a second for 200 000
+    assert len(paper.calls) - calls <= 2
+    assert paper.elements() == 0
+    disk.failing = False
+    assert slpf.execute(command("deny", "10.0.0.1")).status == 200
+
+
 def test_a_store_that_cannot_even_be_read_after_a_failure_is_caught_up_with_later(
     bench, paper, monkeypatch, command
 ):
