@@ -90,9 +90,10 @@ def build_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=command)
         _add_common(sub)
+        if name == "check":
+            continue  # argparse cannot tell the usage of a group without members
         forms = sub.add_mutually_exclusive_group()
-        if name != "check":
-            forms.add_argument("--json", action="store_true", help="print JSON")
+        forms.add_argument("--json", action="store_true", help="print JSON")
         if name == "status":
             forms.add_argument(
                 "--watch", action="store_true", help="show it anew each second, until q or Ctrl-C"

@@ -57,6 +57,13 @@ def test_a_wrong_command_line_ends_with_2(oc2d, arguments):
     assert "usage: oc2d" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "plugins", "status", "new-plugin"])
+def test_each_command_has_its_help(oc2d, command):
+    done = oc2d(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: oc2d {command} ")
+
+
 def test_a_missing_file_is_a_message_and_no_traceback(oc2d, tmp_path):
     for arguments in ([], ["check"], ["status"]):
         done = oc2d(*arguments, "--config", tmp_path / "none")
