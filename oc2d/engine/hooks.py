@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import pluggy
@@ -19,10 +20,6 @@ _log = structlog.get_logger("oc2d.engine")
 class _Relay(Protocol):
     def oc2d_authorise(self, *, request: Request) -> str | Refusal | None: ...
 
-    def oc2d_request(self, *, request: Request) -> object: ...
-
-    def oc2d_response(self, *, request: Request, status: int, duration_ms: float) -> object: ...
-
 
 class Hooks:
     """Calls `oc2d_authorise`, `oc2d_request` and `oc2d_response` of all plugins."""
@@ -32,9 +29,7 @@ class Hooks:
         hook = manager.hook
         # with no plugin behind it, a call costs as much as parsing a command
         self._judged = bool(hook.oc2d_authorise.get_hookimpls())
-        self._observed = bool(
-            hook.oc2d_request.get_hookimpls() + hook.oc2d_response.get_hookimpls()
-        )
+        self._observers = {name: _each(manager, name) for name in ("oc2d_request", "oc2d_response")}
 
     def authorise(self, request: Request) -> Refusal | None:
         """Return why the command is refused; an error refuses too: it must not open a door."""
@@ -49,18 +44,27 @@ class Hooks:
 
     def request(self, request: Request) -> None:
         """Tell that a request was accepted."""
-        if not self._observed:
-            return
-        try:
-            self._relay.oc2d_request(request=request)
-        except BaseException:  # noqa: BLE001 - any plugin, any error
-            _log.exception(events.HOOK_FAILED, hook="oc2d_request")
+        self._tell("oc2d_request", request=request)
 
     def response(self, request: Request, status: int, duration_ms: float) -> None:
         """Tell the outcome of a request."""
-        if not self._observed:
-            return
-        try:
-            self._relay.oc2d_response(request=request, status=status, duration_ms=duration_ms)
-        except BaseException:  # noqa: BLE001 - any plugin, any error
-            _log.exception(events.HOOK_FAILED, hook="oc2d_response")
+        self._tell("oc2d_response", request=request, status=status, duration_ms=duration_ms)
+
+    def _tell(self, hook: str, **what: object) -> None:
+        """Tell each plugin by itself: one that raises takes the news from no other."""
+        for plugin, observe in self._observers[hook]:
+            try:
+                observe(**what)
+            except BaseException:  # noqa: BLE001 - any plugin, any error
+                _log.exception(events.HOOK_FAILED, hook=hook, plugin=plugin)
+
+
+def _each(manager: pluggy.PluginManager, hook: str) -> list[tuple[str, Callable[..., object]]]:
+    """Return a caller for each plugin alone, in the order in which pluggy calls them."""
+    found = {
+        one.plugin_name: one.plugin for one in reversed(getattr(manager.hook, hook).get_hookimpls())
+    }
+    return [
+        (name, manager.subset_hook_caller(hook, [p for p in found.values() if p is not plugin]))
+        for name, plugin in found.items()
+    ]
