@@ -117,7 +117,7 @@ class ActuatorHost:
     # -- time
 
     def advance(self, seconds: float, *, wall: bool = True) -> None:
-        """Let time go by, and what is due happen."""
+        """Let time go by, and what is due happen; `wall` False: the wall clock does not follow."""
         self.clock.turn(seconds, wall=wall)
         self.poke()
 
