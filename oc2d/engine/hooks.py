@@ -17,7 +17,7 @@ __all__ = ["Hooks"]
 _log = structlog.get_logger("oc2d.engine")
 
 
-class _Relay(Protocol):
+class _Judge(Protocol):
     def oc2d_authorise(self, *, request: Request) -> str | Refusal | None: ...
 
 
@@ -25,18 +25,18 @@ class Hooks:
     """Calls `oc2d_authorise`, `oc2d_request` and `oc2d_response` of all plugins."""
 
     def __init__(self, manager: pluggy.PluginManager) -> None:
-        self._relay: _Relay = manager.hook
-        hook = manager.hook
+        self._judge: _Judge = manager.hook
         # with no plugin behind it, a call costs as much as parsing a command
-        self._judged = bool(hook.oc2d_authorise.get_hookimpls())
-        self._observers = {name: _each(manager, name) for name in ("oc2d_request", "oc2d_response")}
+        self._judged = bool(manager.hook.oc2d_authorise.get_hookimpls())
+        self._on_request = _one_by_one(manager, "oc2d_request")
+        self._on_response = _one_by_one(manager, "oc2d_response")
 
     def authorise(self, request: Request) -> Refusal | None:
         """Return why the command is refused; an error refuses too: it must not open a door."""
         if not self._judged:
             return None
         try:
-            reason = self._relay.oc2d_authorise(request=request)
+            reason = self._judge.oc2d_authorise(request=request)
         except BaseException:  # noqa: BLE001 - any plugin, any error
             _log.exception(events.HOOK_FAILED, hook="oc2d_authorise")
             return Forbidden("not permitted")
@@ -44,27 +44,29 @@ class Hooks:
 
     def request(self, request: Request) -> None:
         """Tell that a request was accepted."""
-        self._tell("oc2d_request", request=request)
+        for tell in self._on_request:
+            tell(request=request)
 
     def response(self, request: Request, status: int, duration_ms: float) -> None:
         """Tell the outcome of a request."""
-        self._tell("oc2d_response", request=request, status=status, duration_ms=duration_ms)
+        for tell in self._on_response:
+            tell(request=request, status=status, duration_ms=duration_ms)
 
-    def _tell(self, hook: str, **what: object) -> None:
-        """Tell each plugin by itself: one that raises takes the news from no other."""
-        for plugin, observe in self._observers[hook]:
+
+def _one_by_one(manager: pluggy.PluginManager, hook: str) -> list[Callable[..., None]]:
+    """Return what tells each plugin alone: what one raises keeps no other from being told."""
+    plugins = [one.plugin for one in reversed(getattr(manager.hook, hook).get_hookimpls())]
+
+    def alone(plugin: object) -> Callable[..., None]:
+        others = [one for one in plugins if one is not plugin]
+        caller = manager.subset_hook_caller(hook, others)
+
+        def tell(**told: object) -> None:
             try:
-                observe(**what)
+                caller(**told)
             except BaseException:  # noqa: BLE001 - any plugin, any error
-                _log.exception(events.HOOK_FAILED, hook=hook, plugin=plugin)
+                _log.exception(events.HOOK_FAILED, hook=hook, plugin=manager.get_name(plugin))
 
+        return tell
 
-def _each(manager: pluggy.PluginManager, hook: str) -> list[tuple[str, Callable[..., object]]]:
-    """Return a caller for each plugin alone, in the order in which pluggy calls them."""
-    found = {
-        one.plugin_name: one.plugin for one in reversed(getattr(manager.hook, hook).get_hookimpls())
-    }
-    return [
-        (name, manager.subset_hook_caller(hook, [p for p in found.values() if p is not plugin]))
-        for name, plugin in found.items()
-    ]
+    return [alone(plugin) for plugin in plugins]

@@ -53,6 +53,7 @@ class Bench(ActuatorHost):
         self,
         directory: Path,
         *actuators: Actuator,
+        hooks: object = None,
         confirm: bool = True,
         order: Sequence[str] = (),
         namespace: str = "",
@@ -81,6 +82,7 @@ class Bench(ActuatorHost):
         super().__init__(
             directory,
             *(by_name[nsid] for nsid in dict.fromkeys([*order, *by_name])),
+            hooks=hooks if isinstance(hooks, list) else () if hooks is None else (hooks,),
             config=config,
             transfer=Recorder(confirm=confirm),
             **options,

@@ -55,7 +55,7 @@ def test_what_waits_for_the_disk_is_not_judged_anew_each_time(build, door):
         def oc2d_authorise(self, request):
             asked.append(request.request_id)
 
-    bench = build(door, hooks=[Counting()])
+    bench = build(door, hooks=Counting())
     failing = Failing(bench)
     failing.times = 20
     bench.deliver(*(bench.message(deny(), request_id=str(n)) for n in range(3)))

@@ -85,14 +85,14 @@ def test_a_duplicate_is_repeated_where_a_new_request_gets_503(build, door):
 
 
 def test_503_comes_before_the_structure_and_the_structure_before_policy(build, door):
-    bench = build(door, limits=Limits(rate_per_minute=1), hooks=[Refuses()])
+    bench = build(door, limits=Limits(rate_per_minute=1), hooks=Refuses())
     broken = {"action": "deny", "target": {"ipv4_net": "1.2.3.400"}}
     assert bench.answered(broken).status == 400
     assert bench.answered(broken, request_id="r-2").status == 503
 
 
 def test_policy_comes_before_the_choice_of_an_actuator(build, door):
-    bench = build(door, hooks=[Refuses()])
+    bench = build(door, hooks=Refuses())
     reply = bench.answered(UNKNOWN)
     assert (reply.status, reply.text) == (403, "not on my watch")
     assert bench.answered({**UNKNOWN, "action": "block"}, request_id="r-2").status == 400
