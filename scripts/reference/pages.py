@@ -261,7 +261,7 @@ def producer_page(command: Command) -> str:
                         "`from`, `namespace` and `[broker]`, as in oc2d.toml(5). For instance:",
                     ),
                     *code(
-                        'from = "soc@example.com"',
+                        'from = "soc"',
                         "",
                         "[broker]",
                         'host = "mqtt.example.com"',
