@@ -18,7 +18,7 @@ import structlog
 from oc2d.actuator import Actuator, Response
 from oc2d.engine import events
 from oc2d.engine.answers import Answers, Handles, ReplyTo, Written, refused
-from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, says, worded
+from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, worded
 from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.journal import Journal
@@ -231,12 +231,11 @@ class Cases:
         if case is None:
             _log.warning(events.LATE_OUTCOME, command_key=job.command.key)
             return
-        unknown = isinstance(outcome, OutcomeUnknown)
+        # only a refusal says that nothing has happened
+        unknown = isinstance(outcome, Response | OutcomeUnknown)
         written = self._spoken(outcome, case)
         if written.status == _PROCESSING:  # no outcome: the interim answers are the engine's
             written = self._answers.write(refused(Failed("internal error")))
-        if isinstance(outcome, Response) and not says(outcome, written.status):
-            unknown = True  # carried out, and what it said of it cannot be sent
         cause = outcome.__cause__ if isinstance(outcome, Refusal) else None
         self._finish(case, written, batch, unknown=unknown, cause=cause)
 
@@ -280,9 +279,10 @@ class Cases:
 
         What waited for its start time and is not carried out gives back what it reserved, at once.
         """
-        if status < StatusCode.BAD_REQUEST or (unknown and job.step is not Step.RESERVE):
-            return None if job.window.stop is None else job.window
         again = status == StatusCode.SERVICE_UNAVAILABLE
+        done = status < StatusCode.BAD_REQUEST or (unknown and not again)
+        if done and job.step is not Step.RESERVE:
+            return None if job.window.stop is None else job.window
         # what `check` or `reserve` refused has reserved nothing
         waited = job.step is Step.EXECUTE or (job.step is Step.RESERVE and (unknown or again))
         worker = self.workers.get(job.profile)
