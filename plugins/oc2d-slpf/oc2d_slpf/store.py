@@ -210,6 +210,11 @@ class Store:
         """Keep what the command was answered; what it was answered first counts."""
         self._told.setdefault(key, outcome)
 
+    def unsay(self, key: str) -> None:
+        """Forget what the command was answered: it may be carried out anew."""
+        self._told.pop(key, None)
+        self._file.execute("DELETE FROM outcome WHERE key = ?", (key,))
+
     def keep_permits(self, permits: Collection[Permit]) -> None:
         """Keep these endpoints for the next start, and no others."""
         self._file.execute("DELETE FROM endpoint")
