@@ -81,7 +81,7 @@ class Admission:
         return [
             (kept, lifetime)
             for _, _, lifetime, (kept, _) in outcomes
-            if kept is not None and kept.target_name == "domain_name"
+            if kept is not None and kept.state == "done" and kept.target_name == "domain_name"
         ]
 
     def _answers(self, begun: list[tuple[Command, Row, float]]) -> Iterator[Response | Refusal]:
@@ -140,7 +140,7 @@ class Admission:
         self, command: Command, row: Row, answers: Iterator[Response | Refusal]
     ) -> tuple[Row | None, Outcome]:
         """Make one answer of the engine's next: of several rules all must be in force, or none."""
-        texts = dict.fromkeys(command.notes)
+        texts = dict.fromkeys([*command.notes, *language.masked(command.target)])
         slots = dict(row.slots)
         spared = None
         for slot, answer in [(slot, next(answers)) for slot in slots]:
@@ -165,8 +165,8 @@ class Admission:
         try:
             self._engine.withdraw(row.slots)
         except Failed:
-            # not even that: it stays known by its number, so that it can be deleted
-            kept = replace(row, slots=self._engine.present(row.slots), state="done")
+            # not even that: it stays known by its number, so that it can be deleted, and ends
+            kept = replace(row, slots=self._engine.present(row.slots))
             text = f"{refusal.text}; a part is in force as rule {row.number}"
             return kept, Outcome(refusal.status, text, row.number)
         return None, Outcome(refusal.status, refusal.text)
