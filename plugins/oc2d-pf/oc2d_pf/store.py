@@ -130,10 +130,10 @@ class Store:
             row for row in self._rows("WHERE state = ?", "done") if row.target_name == "domain_name"
         ]
 
-    def loose(self) -> list[Row]:
-        """Return the rules that are not to last, and those of commands that came to no end."""
+    def loose(self) -> Iterator[Row]:
+        """Yield the rules that are not to last, and those of commands that came to no end."""
         where = "WHERE state = 'begun' OR (state = 'done' AND boot IS NOT NULL)"
-        return list(self._rows(where))
+        return self._rows(where)
 
     def is_empty(self) -> bool:
         """Tell whether there is no rule and no reservation."""
