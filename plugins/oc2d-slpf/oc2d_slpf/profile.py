@@ -255,7 +255,7 @@ class Slpf(Actuator):
         outcome = Outcome(StatusCode.OK, "; ".join(texts))
         automatic = any(each.args.insert_rule is msgspec.UNSET for each in made)
         if automatic and store.left() < len(made):
-            raise NotSupported(NONE_LEFT)
+            store.begin_anew()  # the new rules need no place ahead of any but themselves
         # nothing is wrong with the file: what fails from here on takes all of it back
         self._rules.exchange(
             self._entry(each, self._number(each), what)
