@@ -39,6 +39,25 @@ def test_under_3_1_1_a_message_beyond_all_bounds_is_passed_over_and_acknowledged
     assert all(MEGABYTE <= size < 2 * MEGABYTE for size in sizes[1:4]), sizes
 
 
+@pytest.mark.req("MQTT-54", "LANG-77")
+@pytest.mark.parametrize("properties", [b"", 70_000 * b"\x26\0\x05other\0\x09something"])
+def test_a_message_beyond_what_we_asked_of_the_broker_is_passed_over_as_well(
+    peer, start, properties
+):
+    """ejabberd delivers it all the same, and would do so again on each connection."""
+    session, engine = start(peer.port)
+    conn = peer.welcome()
+    large = publish("oc2/cmd/all", b"x" * 2 * MEGABYTE, packet_id=1, properties=properties)
+    sender = threading.Thread(target=conn.send, args=(large,))
+    sender.start()
+    assert conn.expect("PUBACK").packet_id == 1
+    sender.join()
+    conn.send(publish("oc2/cmd/all", b"small", packet_id=2))
+    assert conn.expect("PUBACK").packet_id == 2
+    assert [len(message.payload) > MEGABYTE - 100 for message in engine.got] == [True, False]
+    assert session.status().reconnects == 0
+
+
 @pytest.mark.req("MQTT-54")
 def test_reading_pauses_while_the_undecided_are_too_many_bytes(peer, start, monkeypatch):
     monkeypatch.setattr(conversation, "_MOST_HELD", 100_000)
