@@ -33,7 +33,7 @@ from oc2d.producer.settings import ProducerSettings, load_settings, producer_lin
 from oc2d.producer.text import reply_object, to_json, traffic_line, traffic_object
 from oc2d.producer.wire import Wire
 from oc2d.producer.words import actuator_tree, args_tree, duration_ms, target_tree, time_ms
-from oc2d.terminal import painted, printable
+from oc2d.terminal import fill_closed, painted, printable
 
 __all__ = ["main"]
 
@@ -42,6 +42,7 @@ _TIMEOUT = 5.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `oc2ctl` with these arguments (default: the process's own) and return the exit code."""
+    fill_closed()
     options = build_parser().parse_args(argv)
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(
