@@ -222,10 +222,10 @@ class Session:
             packets = link.packets(1 if self._accepted_at is None else _BATCH)
             if packets and self._accepted_at is None:
                 self._accept(link, packets.pop(0), now)
+            self._talk.handle(packets, deliver=self._stop_at is None)
             for packet in packets:
                 if isinstance(packet, Disconnect):
                     raise LinkLost(f"the broker disconnected us: {packet.text}")
-            self._talk.handle(packets, deliver=self._stop_at is None)
         if self._accepted_at is not None:
             self._keep_time(link, now)
             self._talk.take_up()

@@ -136,6 +136,20 @@ def test_what_came_before_a_broken_packet_is_decided_and_keeps_no_room(peer, sta
     wait_until(lambda: session.status().undecided == 0)
 
 
+@pytest.mark.req("MQTT-53", "MQTT-54")
+def test_what_came_before_the_broker_disconnected_counts(peer, start):
+    session, engine = start(peer.port)
+    conn = peer.welcome()
+    session.send([response(1)])
+    conn.expect("PUBLISH")
+    command = publish("oc2/cmd/all", b"x", packet_id=7)
+    conn.send(ack("PUBACK", 1) + command + packet(0xE0, b"\x8b"))  # the broker shuts down
+    assert conn.at_end()
+    peer.welcome(session_present=True).silent(0.1)
+    assert engine.sent_handles == [1]
+    assert [message.payload for message in engine.got] == [b"x"]
+
+
 @pytest.mark.req("MQTT-27", "AMB-2")
 def test_what_comes_by_a_filter_of_an_older_configuration_is_acknowledged_and_dropped(peer, start):
     _, engine = start(peer.port)
