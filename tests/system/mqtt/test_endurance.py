@@ -202,3 +202,16 @@ def test_of_many_addresses_only_some_are_tried(monkeypatch):
         dial.join()
     assert len(told[0]) == 16
     assert len(dial.error) < 5000
+
+
+def test_an_address_of_a_family_that_this_host_has_not_keeps_nobody_from_the_others(
+    peer, start, monkeypatch
+):
+    """IPv6, where the kernel was started without it or the unit forbids it."""
+    found = [
+        (family, socket.SOCK_STREAM, 6, "", (host, peer.port))
+        for family, host in ((200, "::1"), (socket.AF_INET, "127.0.0.1"))
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    start(peer.port)
+    peer.welcome()
