@@ -145,18 +145,26 @@ def _ask(options: argparse.Namespace) -> int:
                 replies.append(reply)
         finally:
             screen.close()
-        lost = producer.unmatched
+        lost, broken = producer.unmatched, producer.last_loss
     if request.response is ResponseType.NONE:
         if lost:
             _say(_LOST)
         return 0
     verdict = _verdict(replies, request.response, expect, timeout)
-    if not replies:
+    if verdict and broken and not lost:
+        _say(_BROKEN.format(broken))
+    elif not replies:
         _say(_LOST if lost else _why_silent(options.device))
     return verdict
 
 
 _LOST = "the broker says that nobody has subscribed to this topic: the command is lost"
+
+
+_BROKEN = (
+    "the link to the broker was lost meanwhile ({}): responses may be missing, and the command may "
+    "have taken effect"
+)
 
 
 def _why_silent(device: str | None) -> str:
