@@ -16,7 +16,7 @@ from typing import cast
 
 from oc2d import __version__
 from oc2d.errors import ConfigError, Oc2dError, Problem
-from oc2d.terminal import painted
+from oc2d.terminal import fill_closed, painted
 
 __all__ = ["DEFAULT_CONFIG", "build_parser", "main"]
 
@@ -26,6 +26,7 @@ _GUIDE = "the guide for authors of plugins is docs/plugins.md"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `oc2d` with these arguments (default: the process's own) and return the exit code."""
+    fill_closed()
     options = build_parser().parse_args(argv)
     command = cast(Callable[[argparse.Namespace], int], options.run)
     try:

@@ -231,6 +231,20 @@ def test_a_reader_that_goes_away_is_no_traceback(write):
     assert done.stdout.strip() in {"0", "1"}
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_reason_to_fail(write, closed):
+    """And its number is no place for a file or a socket of ours."""
+    path = write(CONFIG + X_LOG)
+    code = f"""
+import os
+from oc2d.cli import main
+found = main(["check", "--config", "{path}"])
+os._exit(found or not all(os.path.exists(f"/proc/self/fd/{{n}}") for n in range(3)))
+"""
+    shell = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", code]
+    assert subprocess.run(shell, capture_output=True, check=False).returncode == 0
+
+
 def test_ctrl_c_is_quiet(write, install, site, tmp_path):
     install("acme-slow", "import pathlib, time; pathlib.Path('begun').touch(); time.sleep(60)")
     with subprocess.Popen(
