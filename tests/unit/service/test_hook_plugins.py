@@ -82,6 +82,17 @@ def test_mistakes_in_a_table_are_told_with_their_path(registry):
     assert "acme-hooks 1.2 (acme) failed on this table: KeyError" in problem.message
 
 
+@pytest.mark.usefixtures("registry")
+def test_two_plugins_of_one_name_share_no_table(install):
+    install("other-hooks", CODE, entry="acme")
+    found = parse_tables({"acme": {"answer": 42}}, discover().hooks)
+    assert found.configs == {}
+    (problem,) = found.problems
+    claimants = "acme-hooks 1.2 (acme) and other-hooks 1.2 (acme)"
+    assert str(problem) == f"plugins.acme: is claimed by {claimants}: uninstall all but one"
+    assert parse_tables({}, discover().hooks).problems == ()
+
+
 def test_a_plugin_is_given_its_configuration_at_start_and_at_each_reload(registry, place):
     start_hooks(registry, {"acme": 42}, place)
     reload_hooks(registry, {"acme": 43}, place)
