@@ -152,7 +152,9 @@ def discover() -> Registry:
         source = _source(entry, order)
         try:
             classes = _classes_of(entry, manager, source)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises is its own failure
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a plugin raises is its own failure
             failures.append(Failure(source, _words(error), where=_where(error)))
             continue
         if manager.has_plugin(_plugin_name(source)):

@@ -73,8 +73,10 @@ def test_a_plugin_that_raises_on_import_is_named_and_stops_nothing(install, load
     install("acme-door", HEADER + DOOR)
     install("acme-broken", "raise RuntimeError('no luck')")
     install("acme-exit", "raise SystemExit(3)")
+    install("acme-skip", "import asyncio\nraise asyncio.CancelledError")
     registry = discover()
     assert failure(registry, "acme-broken").reason == "RuntimeError: no luck"
+    assert failure(registry, "acme-skip").reason == "CancelledError: "
     assert failure(registry, "acme-exit").reason == "SystemExit: 3"
     assert len(loaded("[actuators.x-door]").actuators) == 1
 
