@@ -181,11 +181,11 @@ def hooks_of(registry: Registry) -> dict[tuple[str, str], tuple[str, ...]]:
 
 
 def _by_name(entry: EntryPoint) -> tuple[str, str]:
-    return (entry.dist.name if entry.dist else "", entry.name)
+    return (_source(entry, 0).distribution, entry.name)
 
 
 def _source(entry: EntryPoint, order: int) -> Source:
-    if entry.dist is None:
+    if entry.dist is None or not entry.dist.metadata["Name"]:  # the latter has lost its record
         return Source("unknown", "unknown", entry.name, order=order)
     location = str(entry.dist.locate_file(""))
     return Source(entry.dist.name, entry.dist.version, entry.name, location, order)

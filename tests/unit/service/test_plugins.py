@@ -309,6 +309,13 @@ class Plugin(One):
     ]
 
 
+def test_a_distribution_whose_record_is_gone_stops_nothing(install, site):
+    install("acme-door", HEADER + DOOR)
+    install("zeta-door", HEADER + DOOR.replace("x-door", "x-gate"))
+    (site / "acme_door-1.2.dist-info" / "METADATA").unlink()
+    assert {"x-door", "x-gate"} <= {*discover().found}
+
+
 def test_discovery_is_quick(install):
     install("acme-door", HEADER + DOOR)
     discover()
