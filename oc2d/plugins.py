@@ -238,7 +238,13 @@ def _classes_of(
     plugin = entry.load()
     if isinstance(plugin, type) and issubclass(plugin, Actuator):
         return (_complete(plugin),)
-    return [_complete(actuator) for actuator in _register(plugin, manager, _plugin_name(source))]
+    name = _plugin_name(source)
+    try:
+        return [_complete(actuator) for actuator in _register(plugin, manager, name)]
+    except BaseException:
+        if manager.get_name(plugin) == name:  # all of its hooks are used, or none
+            manager.unregister(plugin)
+        raise
 
 
 def _complete(actuator: object) -> type[Actuator]:
@@ -260,24 +266,17 @@ def _offered(api: tuple[int, int]) -> bool:
 
 
 def _register(plugin: object, manager: pluggy.PluginManager, name: str) -> Sequence[object]:
-    """Register a plugin's hooks, all or none, and ask it for its actuator classes."""
-    try:
-        manager.register(plugin, name=name)
-        manager.check_pending()
-        callers = manager.get_hookcallers(plugin)
-        contributed = [
-            cast(Iterable[object], implementation.function())
-            for implementation in manager.hook.oc2d_actuators.get_hookimpls()
-            if implementation.plugin is plugin
-        ]
-    except BaseException:
-        if manager.has_plugin(name):
-            manager.unregister(plugin)
-        raise
-    if not callers:
-        manager.unregister(plugin)
+    """Register a plugin's hooks and ask it for its actuator classes."""
+    manager.register(plugin, name=name)
+    manager.check_pending()
+    if not manager.get_hookcallers(plugin):
         raise PluginError("is neither an Actuator class nor an object with hookimpls")
-    return [actuator for actuators in contributed for actuator in actuators]
+    return [
+        actuator
+        for implementation in manager.hook.oc2d_actuators.get_hookimpls()
+        if implementation.plugin is plugin
+        for actuator in cast(Iterable[object], implementation.function())
+    ]
 
 
 def load_actuators(config: Config, registry: Registry) -> LoadedActuators:

@@ -198,14 +198,17 @@ def oc2d_status():
         ("@hookimpl\ndef oc2d_actuators():\n    return [int]", "no Actuator class"),
         ("@hookimpl\ndef oc2d_actuators():\n    return 3", "not iterable"),
         ("@hookimpl\ndef oc2d_actuators():\n    1 / 0", "ZeroDivisionError"),
+        ("@hookimpl\ndef oc2d_actuators():\n    yield 1 / 0", "ZeroDivisionError"),
     ],
 )
 def test_a_plugin_with_a_bad_hook_is_left_out_whole(install, code, words):
-    install("acme-hooks", HEADER + code, target="")
+    good = "\n@hookimpl\ndef oc2d_authorise(request):\n    return 'no'\n"
+    install("acme-hooks", HEADER + good + code, target="")
     install("zeta-hooks", HEADER + "@hookimpl\ndef oc2d_status():\n    return 1", target="")
     registry = discover()
     assert words in failure(registry, "acme-hooks").reason
     assert strangers(registry) == ["zeta-hooks"]
+    assert not registry.manager.has_plugin("acme-hooks:plugin")
     assert 1 in registry.manager.hook.oc2d_status()
 
 
