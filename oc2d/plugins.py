@@ -349,7 +349,8 @@ def _broken(actuator: Actuator) -> list[str]:
         f"the plugin declares a pair that is none: {pair!r}"
         for pair in pairs
         # LANG-13: the list of actions is closed.
-        if not (isinstance(pair, Pair) and pair.action in set(Action))
+        if not isinstance(pair, Pair)
+        or not all(map(isinstance, (pair.action, pair.target), (Action, str)))
     ]
 
 

@@ -109,20 +109,25 @@ def test_a_target_or_argument_with_a_wrong_prefix_is_told_the_right_one(changes,
 
 
 @pytest.mark.req("LANG-13")
-def test_computed_pairs_cannot_bring_an_action_of_their_own(install, refused):
+@pytest.mark.parametrize("pair", ["'x-foo', 'file'", "'deny', 'file'", "Action.DENY, 7"])
+def test_computed_pairs_are_actions_and_targets_and_bring_no_action_of_their_own(
+    install, refused, pair
+):
+    """`Action` is a `str`: its text compares as equal to it, and has no `value`."""
     install(
         "acme-foo",
         HEADER
         + DOOR
-        + """
+        + f"""
     def supported_pairs(self):
         from oc2d.actuator import Pair
-        return [Pair("x-foo", "file")]
+        from oc2d.language.vocabulary import Action
+        return [Pair({pair})]
 """,
     )
     ((path, message),) = refused("[actuators.x-door]")
     assert path == "actuators.x-door"
-    assert "x-foo" in message
+    assert "declares a pair that is none" in message
 
 
 @pytest.mark.req("LANG-82", "LANG-83")
