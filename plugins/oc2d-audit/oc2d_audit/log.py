@@ -248,7 +248,7 @@ class AuditLog:
         """Find the end of the chain; say what is not as it was left."""
         end = _end(self.file)
         if end.link is None and not end.size and (older := rotated(self.file)):
-            end = replace(_end(older[-1]), size=0, torn=b"")
+            end = replace(_end(older[-1]), size=0, torn=end.torn)
         told: dict[str, Any] = {"clean": end.clean}
         if end.torn:
             # Never synced, so never in the head: a crash of the machine.

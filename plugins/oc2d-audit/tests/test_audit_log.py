@@ -36,14 +36,17 @@ def test_a_restart_goes_on_in_the_chain_and_says_how_the_last_run_ended(make):
     assert report.notes == [f"{log.file}:9: the daemon before did not end in order"]
 
 
-def test_a_torn_line_that_never_was_synced_is_taken_off_and_told(make):
+@pytest.mark.parametrize("rotated_before", [False, True])
+def test_a_torn_line_that_never_was_synced_is_taken_off_and_told(make, rotated_before):
     log = filled(make)
+    if rotated_before:
+        log.file.rename(f"{log.file}.000000000007")
     with log.file.open("ab") as stream:
         stream.write(b'{"seq":8,"at":"2026')
     report = checked(log)
     assert (report.wrong, len(report.notes)) == (None, 1)
     make().close()
-    assert records(log.file)[7]["torn"] == 19
+    assert records(log.file)[0 if rotated_before else 7]["torn"] == 19
     assert checked(log).wrong is None
 
 
