@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import structlog.testing
 
 from oc2d.config import Policy
 from oc2d.errors import Unauthorized, Unavailable
@@ -41,6 +42,20 @@ def test_observers_are_told_and_never_disturb(build, door, error):
     assert [r.request_id for r in watching.requests] == ["0", "1", "2"]
     assert watching.responses == [(str(n), "x-door", 200, 0.0) for n in range(3)]
     assert len(door.executed) == 3
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_an_observer_that_fails_keeps_no_other_from_being_told(build, door, order):
+    """The audit log lacked what was carried out, where another plugin raised before it was told."""
+    failing, watching = Watching(RuntimeError("no")), Watching()
+    bench = build(door, hooks=[failing, watching][order])
+    with structlog.testing.capture_logs() as entries:
+        assert bench.answered(deny()).status == 200
+        bench.settle()
+    for observer in (failing, watching):
+        assert (len(observer.requests), len(observer.responses)) == (1, 1)
+    told = [(one["hook"], one["plugin"]) for one in entries if one["event"] == "hook_failed"]
+    assert told == [("oc2d_request", str(id(failing))), ("oc2d_response", str(id(failing)))]
 
 
 @pytest.mark.parametrize("error", [RuntimeError(SECRET), SystemExit()])
