@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ __all__ = [
     "discover",
     "hooks_of",
     "load_actuators",
+    "name_of",
     "nearest",
     "placed",
     "try_actuators",
@@ -184,8 +185,17 @@ def _by_name(entry: EntryPoint) -> tuple[str, str]:
     return (_source(entry, 0).distribution, entry.name)
 
 
+def name_of(distribution: Distribution) -> str | None:
+    """Return what a distribution is called; None: its record is lost or damaged."""
+    try:
+        record = distribution.metadata
+    except UnicodeDecodeError:
+        return None
+    return record["Name"] if "Name" in record else None  # noqa: SIM401 - it has no `get` in Python 3.10
+
+
 def _source(entry: EntryPoint, order: int) -> Source:
-    if entry.dist is None or not entry.dist.metadata["Name"]:  # the latter has lost its record
+    if entry.dist is None or name_of(entry.dist) is None:
         return Source("unknown", "unknown", entry.name, order=order)
     location = str(entry.dist.locate_file(""))
     return Source(entry.dist.name, entry.dist.version, entry.name, location, order)
