@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ def parse_tables(tables: Mapping[str, Mapping[str, Any]], plugins: Sequence[Hook
             problems.append(Problem(f"plugins.{name}", problem))
             continue
         try:
-            configs[name] = plugin.call(_PARSE, table=table)
+            configs[name] = plugin.call(_PARSE, table=deepcopy(table))
         except ConfigError as error:
             problems += placed(f"plugins.{name}", error)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - any plugin, any error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
@@ -331,7 +332,7 @@ def _load_table(
     if found is None:
         raise ConfigError((Problem(path, _why_absent(table.name, registry)),))
     try:
-        options = found.actuator.parse_config(table.options)
+        options = found.actuator.parse_config(deepcopy(table.options))
         actuators = found.actuator.create(options)
         broken = [problem for actuator in actuators for problem in _broken(actuator)]
     except ConfigError as error:

@@ -21,7 +21,7 @@ class Hooks:
     def oc2d_parse_config(self, table):
         if "odd" in table:
             raise ConfigError((Problem("odd", "is odd"), Problem("", "all of it")))
-        return table["answer"]
+        return table.pop("answer")
 
     @hookimpl
     def oc2d_configure(self, config, place):
@@ -80,6 +80,12 @@ def test_mistakes_in_a_table_are_told_with_their_path(registry):
     (problem,) = parse_tables({"acme": {}}, registry.hooks).problems
     assert problem.path == "plugins.acme"
     assert "acme-hooks 1.2 (acme) failed on this table: KeyError" in problem.message
+
+
+def test_a_plugin_that_takes_its_table_to_pieces_has_a_copy(registry):
+    tables = {"acme": {"answer": 42}}
+    assert parse_tables(tables, registry.hooks).configs == {"acme": 42}
+    assert tables == {"acme": {"answer": 42}}
 
 
 @pytest.mark.usefixtures("registry")

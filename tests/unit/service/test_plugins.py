@@ -246,6 +246,14 @@ def test_a_plugin_that_breaks_on_its_table_is_named(install, refused, method):
     assert "acme-door 1.2 (plugin) failed on this table: ZeroDivisionError" in message
 
 
+def test_a_plugin_that_takes_its_table_to_pieces_has_a_copy(install, loaded):
+    """A reload compares what is in the file with what was: a changed key was not noticed."""
+    body = "\n    @classmethod\n    def parse_config(cls, table):\n        table['keys'].pop()\n"
+    install("acme-door", HEADER + DOOR + body)
+    (door,) = loaded("[actuators.x-door]\nkeys = [1]").actuators
+    assert door.table.options == {"keys": [1]}
+
+
 def test_a_plugin_that_exits_on_its_table_ends_nothing(install, refused):
     body = "\n    @classmethod\n    def parse_config(cls, table):\n        raise SystemExit(3)\n"
     install("acme-door", HEADER + DOOR + body)
