@@ -72,6 +72,18 @@ def test_an_authoriser_that_raises_refuses(build, door, error):
     assert door.executed == []
 
 
+def test_a_reason_that_is_no_text_of_utf_8_is_told_all_the_same(build, door):
+    """As the name of a file may be; nothing was sent, and the request acknowledged."""
+
+    class Odd:
+        @hookimpl
+        def oc2d_authorise(self, request):  # noqa: ARG002 - by the hook's name
+            return "not \udcff here"
+
+    reply = build(door, hooks=Odd()).answered(deny())
+    assert (reply.status, reply.text) == (403, "not ? here")
+
+
 @pytest.mark.parametrize(("refusal", "status"), [(Unauthorized("who?"), 401), ("no", 403)])
 def test_an_authoriser_may_choose_the_status_and_knows_the_profile(build, door, refusal, status):
     seen = []

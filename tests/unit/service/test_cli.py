@@ -308,3 +308,23 @@ def test_main_returns_its_exit_code(write, capsys, monkeypatch):
     monkeypatch.setattr("oc2d.cli._configure_logs", lambda *_: None)  # it is for good
     assert main(["check", "--config", str(write("device_id = 3"))]) == 78
     assert "device_id" in capsys.readouterr().err
+
+
+LOUD = """
+import threading
+import time
+from oc2d.actuator import Actuator
+
+print("hello")
+threading.Thread(target=time.sleep, args=(3600,)).start()
+
+class Plugin(Actuator):
+    profile = "x-loud"
+"""
+
+
+def test_a_plugin_that_prints_and_leaves_a_thread_spoils_no_output_and_no_end(oc2d, install):
+    install("acme-loud", LOUD)
+    done = oc2d("plugins", "--json", "--config", "none.toml")
+    assert "x-loud" in {row["profile"] for row in json.loads(done.stdout)}
+    assert (done.returncode, done.stderr) == (0, "hello\n")
