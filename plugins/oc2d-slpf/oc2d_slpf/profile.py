@@ -263,7 +263,7 @@ class Slpf(Actuator):
 
         entries = update.entries(command, content, made, store.is_reserved)
         if entries and not entries[-1].rule.number and store.left() < len(entries):
-            raise NotSupported(NONE_LEFT)
+            store.begin_anew()  # the new rules need no place ahead of any but themselves
         texts = [f"{len(entries)} rules in force"]
         if masked:
             texts.append(f"{masked} ranges lost their host bits")
