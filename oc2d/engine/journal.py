@@ -215,6 +215,7 @@ class Journal:
             "UPDATE requests SET expires = 0 WHERE id IN (SELECT request FROM deliveries)"
         )
         self._execute("DELETE FROM deliveries")
+        self._execute("UPDATE outbox SET released = 0")
 
     def add(
         self,

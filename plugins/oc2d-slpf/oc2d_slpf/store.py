@@ -243,7 +243,7 @@ class Store:
             return
         self._file.executemany(
             f"INSERT INTO rule({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
-            [_row(entry) for entry in self._added.values()],
+            map(_row, self._added.values()),
         )
         self._added = {}
 

@@ -180,6 +180,19 @@ def test_a_clean_stop_is_no_death_of_what_had_not_begun(build):
     assert [p.attempts for p in pending] == [0] * 18
 
 
+@pytest.mark.req("MQTT-54", "MQTT-56")
+def test_a_response_that_the_broker_took_in_a_session_that_is_gone_is_published_anew(build, door):
+    bench = build(door, confirm=False)
+    bench.ask(deny(), request_id="one")
+    bench.reply(1)
+    engine = bench.consumer.engine
+    engine.taken([bench.broker.sent[0].handle])
+    engine.session_lost()
+    bench.settle()
+    after = dies(bench, build, Recording(), confirm=False)
+    assert [out.released for out in after.broker.sent] == [False]
+
+
 def test_a_response_is_sent_again_under_its_handle_until_the_broker_has_it(build, door):
     bench = build(door, confirm=False)
     for number in range(3):

@@ -59,7 +59,7 @@ def test_a_window_ends_though_its_command_was_answered_nonsense(build, door, res
         (raises(KeyboardInterrupt()), 500, "internal error"),
         (raises(Forbidden("not you")), 403, "not you"),
         (raises(Teapot("tea")), 500, "internal error"),
-        (raises(Forbidden("\ud800")), 500, "internal error"),
+        (raises(Forbidden("not \ud800")), 403, "not ?"),
         (lambda _: None, 500, "internal error"),
         (lambda _: 200, 500, "internal error"),
         (lambda _: Unbound(), 500, "internal error"),

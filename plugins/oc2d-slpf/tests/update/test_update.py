@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from oc2d.errors import Failed
@@ -194,6 +196,17 @@ def test_the_answer_says_what_is_not_as_the_file_has_it(bench, paper, directory,
     write(entry("deny", "10.9.9.9/8"), entry("deny", "10.0.0.0/16"), entry("allow", "192.0.2.0/24"))
     answer = slpf.execute(update()).text
     assert answer.startswith("3 rules in force; 1 ranges lost their host bits; stays open: never_b")
+
+
+def test_a_long_file_needs_little_memory_for_each_rule(slpf, write):
+    addresses = [f"10.{n // 256}.{n % 256}.1" for n in range(4000)]
+    write(*(entry("deny", address) for address in addresses))
+    slpf.execute(update("warm"))
+    tracemalloc.start()
+    slpf.execute(update())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1000 * len(addresses)  # the unit gives 512 MB, and 16 MiB are 310 000 rules
 
 
 # -- what leaves the old rules in force
