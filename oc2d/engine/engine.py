@@ -174,7 +174,7 @@ class Engine:
 
     def reserved(self, job: Job, results: object) -> None:
         """Keep what was reserved."""
-        dropped = partial(self.finished, [(job, unless_begun(job, Failed("internal error")))])
+        dropped = partial(self.finished, [(job, OutcomeUnknown("internal error"))])
         self._post(
             _Report(lambda batch: self._cases.reserved(job, results, batch), dropped=dropped)
         )
