@@ -188,7 +188,22 @@ def test_the_session_is_kept_for_a_time_that_mqtt_can_say(wrong, value):
 
 
 @pytest.mark.req("MQTT-25")
-@pytest.mark.parametrize("name", ["a/b", "", " ", "a+", "#", "a\\u0000b", "a\\nb", "x" * 40000])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a/b",
+        "",
+        " ",
+        "a+",
+        "#",
+        "a\\u0000b",
+        "a\\nb",
+        "x" * 40000,
+        "a\\u200b",
+        "a\\u00a0b",
+        "\\uffff",
+    ],
+)
 def test_device_id_is_one_legal_topic_level(write, name):
     path = write(f'device_id = "{name}"\n[broker]\nhost = "h"\n')
     assert set(problems(path)) == {"device_id"}
