@@ -6,7 +6,7 @@ A kind raises `ValueError` with words for the user, and describes itself for the
 # ruff: noqa: D102 - Kind.parse says it once for all
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -110,7 +110,7 @@ class Seconds(msgspec.Struct, frozen=True):
     def parse(self, value: object, _base: Path) -> float:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise _wrong("a number of seconds", value)
-        if not (value > 0 and math.isfinite(value)):
+        if not 0 < value <= sys.float_info.max:
             raise _wrong(str(self), value)
         return float(value)
 

@@ -378,7 +378,7 @@ def test_text_that_is_not_utf8_comes_with_its_line(write):
     assert "line 2 is not UTF-8" in problems(path)[""]
 
 
-@pytest.mark.parametrize("line", ["[broker]\nport", "limits"])
+@pytest.mark.parametrize("line", ["[broker]\nport", "limits", "[limits]\ninterim_after"])
 @pytest.mark.parametrize("number", ["1" * 5000, "0x" + "f" * 5000])
 def test_a_number_that_python_does_not_write_out_is_a_problem_like_others(write, line, number):
     assert any("digits" in found for found in problems(write(f"{line} = {number}")).values())
