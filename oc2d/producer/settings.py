@@ -109,6 +109,6 @@ def producer_link(
         subscriptions=subscriptions,
         namespace=settings.namespace,
         backoff=Backoff(first=0.5, most=5.0),
-        connect_timeout=timeout,
+        connect_timeout=timeout / 3,  # two addresses may lead nowhere
         answer_timeout=timeout,
     )
