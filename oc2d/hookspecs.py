@@ -27,7 +27,11 @@ hookimpl = pluggy.HookimplMarker("oc2d")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What hooks are told of a request: who asked what, and where it came in."""
+    """What hooks are told of a request: who asked what, and where it came in.
+
+    To be read only: what a hook changes in a profile's own target, arguments or specifiers, which
+    are plain trees here, is carried out as changed.
+    """
 
     request_id: str | None
     producer: str | None
