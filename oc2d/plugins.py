@@ -244,7 +244,9 @@ def _classes_of(
 ) -> Sequence[type[Actuator]]:
     """Load one entry point: an actuator class, or a pluggy plugin that may contribute some."""
     plugin = entry.load()
-    if isinstance(plugin, type) and issubclass(plugin, Actuator):
+    if isinstance(plugin, type):
+        if not issubclass(plugin, Actuator):
+            raise PluginError("is a class but no Actuator: for hooks, name an object of it")
         return (_complete(plugin),)
     name = _plugin_name(source)
     try:
