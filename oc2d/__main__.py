@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from oc2d.cli import main
+from oc2d.cli import program
 
 __all__: list[str] = []
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    program()

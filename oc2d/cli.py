@@ -10,18 +10,29 @@ import argparse
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 from oc2d import __version__
 from oc2d.errors import ConfigError, Oc2dError, Problem
 from oc2d.terminal import fill_closed, painted
 
-__all__ = ["DEFAULT_CONFIG", "build_parser", "main"]
+__all__ = ["DEFAULT_CONFIG", "build_parser", "main", "program"]
 
 DEFAULT_CONFIG = Path("/etc/oc2d/oc2d.toml")
 _GUIDE = "the guide for authors of plugins is docs/plugins.md"
+
+
+def program() -> NoReturn:
+    """Be the program `oc2d`: it ends when its work is done, whatever threads plugins have begun."""
+    code = main()
+    if threading.active_count() > 1:
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,9 +102,10 @@ def build_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=command)
         _add_common(sub)
+        if name == "check":
+            continue  # argparse cannot tell the usage of a group without members
         forms = sub.add_mutually_exclusive_group()
-        if name != "check":
-            forms.add_argument("--json", action="store_true", help="print JSON")
+        forms.add_argument("--json", action="store_true", help="print JSON")
         if name == "status":
             forms.add_argument(
                 "--watch", action="store_true", help="show it anew each second, until q or Ctrl-C"
@@ -167,7 +179,8 @@ def _plugins(options: argparse.Namespace) -> int:
     from oc2d.plugin_search import places  # noqa: PLC0415 - the same
 
     _configure_logs(options, "console")
-    rows = list_plugins(options.config)
+    with redirect_stdout(sys.stderr):  # a plugin may print
+        rows = list_plugins(options.config)
     told = json.dumps(as_json(rows), indent=2) if options.json else render(rows, places())
     sys.stdout.write(told + "\n")
     return 0

@@ -65,8 +65,7 @@ def run(file: Path, *, foreground: bool) -> int:
     `foreground`: a person looks on. Raises `Oc2dError` when it cannot start: what was begun is
     undone.
     """
-    # All threads inherit this: signals are only ever taken where the daemon waits for them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    _take_signals()
     prepared = prepare(file)
     _warn(prepared)
     with ExitStack() as undo:
@@ -79,6 +78,7 @@ def run(file: Path, *, foreground: bool) -> int:
         undo.callback(directories.close)
         undo.callback(stop_hooks, prepared.registry)
         start_hooks(prepared.registry, prepared.hooks, place)
+        _take_signals()
         daemon = Daemon(file, prepared, directories, place, Notifier())
         undo.callback(daemon.close)
         if foreground:
@@ -165,8 +165,7 @@ class Daemon:
         """Wait for signals; feed the watchdog as long as every part makes progress."""
         interval = self._notifier.watchdog_interval
         while True:
-            # again: plugins run on this thread, when they are loaded and at a reload
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            _take_signals()
             if interval is None:
                 got: signal.struct_siginfo | None = signal.sigwaitinfo(_SIGNALS)
             else:
@@ -291,6 +290,15 @@ class Daemon:
             "warnings": [str(warning) for warning in self._prepared.warnings],
             "plugins": hook_statuses(self._prepared.registry),
         }
+
+
+def _take_signals() -> None:
+    """Take signals only where the daemon waits for them: threads inherit this.
+
+    Done again behind plugins, which run on this thread when they are loaded and at a reload.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it
 
 
 def _make_no_core() -> None:

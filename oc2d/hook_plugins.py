@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,9 @@ def takes_table(plugin: HookPlugin) -> bool:
 
 def parse_tables(tables: Mapping[str, Mapping[str, Any]], plugins: Sequence[HookPlugin]) -> Tables:
     """Have each plugin read its table; every mistake is reported with its TOML path."""
-    known = {plugin.source.entry_point: plugin for plugin in plugins if takes_table(plugin)}
+    known: dict[str, list[HookPlugin]] = {}
+    for plugin in filter(takes_table, plugins):
+        known.setdefault(plugin.source.entry_point, []).append(plugin)
     configs: dict[str, Any] = {}
     problems: list[Problem] = []
     for name, table in tables.items():
@@ -56,12 +59,18 @@ def parse_tables(tables: Mapping[str, Mapping[str, Any]], plugins: Sequence[Hook
             problem = "no installed plugin has this name and takes a table"
             problems.append(Problem(f"plugins.{name}", problem + nearest(name, known)))
             continue
+        plugin, *others = known[name]
+        if others:  # each would be given what one of them has made of it
+            names = " and ".join(str(one.source) for one in known[name])
+            problem = f"is claimed by {names}: uninstall all but one"
+            problems.append(Problem(f"plugins.{name}", problem))
+            continue
         try:
-            configs[name] = known[name].call(_PARSE, table=table)
+            configs[name] = plugin.call(_PARSE, table=deepcopy(table))
         except ConfigError as error:
             problems += placed(f"plugins.{name}", error)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - any plugin, any error
-            said = f"the plugin {known[name].source} failed on this table: {error!r}"
+            said = f"the plugin {plugin.source} failed on this table: {error!r}"
             problems.append(Problem(f"plugins.{name}", said))
     return Tables(configs, tuple(problems))
 

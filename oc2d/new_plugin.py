@@ -38,7 +38,7 @@ def make_plugin(nsid: str, parent: Path) -> Path:
     """
     if problem := nsid_problem(nsid):
         raise UsageError(problem)
-    name = nsid.removeprefix("x-").lower()
+    name = nsid.removeprefix("x-").lower().rstrip("-_")
     if name in _SHIPPED:
         raise UsageError(f"oc2d-{name} is a package of oc2d itself: take another name")
     words = _words(nsid, name)
@@ -81,13 +81,9 @@ def _words(nsid: str, name: str) -> dict[str, str]:
 
 def _class_name(bare: str) -> str:
     """Return a name that Python takes, that is not the template's and no test class to pytest."""
-    if not bare[0].isalpha():
+    if not bare[0].isalpha() or bare.startswith("Test"):
         return f"Profile{bare}"
-    return (
-        f"{bare}Profile"
-        if bare in _TAKEN.split() or iskeyword(bare) or bare.startswith("Test")
-        else bare
-    )
+    return f"{bare}Profile" if bare in _TAKEN.split() or iskeyword(bare) else bare
 
 
 def _filled(text: str, words: dict[str, str]) -> str:

@@ -54,7 +54,7 @@ def list_plugins(config: Path) -> list[PluginRow]:
     rows += _unserved(registry, findings, attempt)
     shown = {(row.distribution, row.entry_point) for row in rows}
     rows += [
-        _hooks(plugin, findings)
+        _hooks(plugin, registry, findings)
         for plugin in registry.hooks
         if (plugin.source.distribution, plugin.source.entry_point) not in shown
     ]
@@ -81,14 +81,11 @@ def _needs(distribution: str | None) -> str:
     return next((one for one in wanted if re.match(r"oc2d(?![\w.-])", one, re.IGNORECASE)), "")
 
 
-def _hooks(plugin: HookPlugin, findings: Findings) -> PluginRow:
+def _hooks(plugin: HookPlugin, registry: Registry, findings: Findings) -> PluginRow:
     name = plugin.source.entry_point
-    wrong = [
-        str(problem)
-        for problem in parse_tables(findings.plugins, (plugin,)).problems
-        if problem.path.startswith(f"plugins.{name}.") or problem.path == f"plugins.{name}"
-    ]
     absent = takes_table(plugin) and name not in findings.plugins
+    own = {} if absent or not takes_table(plugin) else {name: findings.plugins[name]}
+    wrong = [str(problem) for problem in parse_tables(own, registry.hooks).problems]
     state: Literal["on", "off", "failed"] = "failed" if wrong else "off" if absent else "on"
     reason = f"no [plugins.{name}] in the configuration" if absent else "; ".join(wrong)
     return PluginRow(profile=None, state=state, reason=reason, pairs={}, **asdict(plugin.source))

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from oc2d.hookspecs import ENTRY_POINT_GROUP
+from oc2d.plugins import name_of
 
 __all__ = ["Place", "Stray", "places", "strays"]
 
@@ -67,8 +68,8 @@ def _is_plugin(distribution: Distribution) -> bool:
 
 
 def _found() -> list[Distribution]:
-    """Return what is installed; metadata that is damaged has no name."""
-    return [one for one in distributions() if one.metadata["Name"]]
+    """Return what is installed and has a name."""
+    return [one for one in distributions() if name_of(one)]
 
 
 def strays() -> list[Stray]:
@@ -108,7 +109,10 @@ def _no_entry(one: Distribution) -> str:
 
 def _modules() -> Iterator[Stray]:
     """Find modules by their name that no distribution brings: copied there, not installed."""
-    known = {*packages_distributions()}
+    try:
+        known = {*packages_distributions()}
+    except UnicodeDecodeError:  # of a damaged record: then nobody knows what belongs to nobody
+        return
     for one in _found():
         known |= {entry.module.partition(".")[0] for entry in one.entry_points}
     for directory in _directories():

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +35,7 @@ __all__ = [
     "discover",
     "hooks_of",
     "load_actuators",
+    "name_of",
     "nearest",
     "placed",
     "try_actuators",
@@ -152,7 +154,9 @@ def discover() -> Registry:
         source = _source(entry, order)
         try:
             classes = _classes_of(entry, manager, source)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises is its own failure
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a plugin raises is its own failure
             failures.append(Failure(source, _words(error), where=_where(error)))
             continue
         if manager.has_plugin(_plugin_name(source)):
@@ -179,11 +183,20 @@ def hooks_of(registry: Registry) -> dict[tuple[str, str], tuple[str, ...]]:
 
 
 def _by_name(entry: EntryPoint) -> tuple[str, str]:
-    return (entry.dist.name if entry.dist else "", entry.name)
+    return (_source(entry, 0).distribution, entry.name)
+
+
+def name_of(distribution: Distribution) -> str | None:
+    """Return what a distribution is called; None: its record is lost or damaged."""
+    try:
+        record = distribution.metadata
+    except UnicodeDecodeError:
+        return None
+    return record["Name"] if "Name" in record else None  # noqa: SIM401 - it has no `get` in Python 3.10
 
 
 def _source(entry: EntryPoint, order: int) -> Source:
-    if entry.dist is None:
+    if entry.dist is None or name_of(entry.dist) is None:
         return Source("unknown", "unknown", entry.name, order=order)
     location = str(entry.dist.locate_file(""))
     return Source(entry.dist.name, entry.dist.version, entry.name, location, order)
@@ -236,7 +249,13 @@ def _classes_of(
     plugin = entry.load()
     if isinstance(plugin, type) and issubclass(plugin, Actuator):
         return (_complete(plugin),)
-    return [_complete(actuator) for actuator in _register(plugin, manager, _plugin_name(source))]
+    name = _plugin_name(source)
+    try:
+        return [_complete(actuator) for actuator in _register(plugin, manager, name)]
+    except BaseException:
+        if manager.get_name(plugin) == name:  # all of its hooks are used, or none
+            manager.unregister(plugin)
+        raise
 
 
 def _complete(actuator: object) -> type[Actuator]:
@@ -258,24 +277,17 @@ def _offered(api: tuple[int, int]) -> bool:
 
 
 def _register(plugin: object, manager: pluggy.PluginManager, name: str) -> Sequence[object]:
-    """Register a plugin's hooks, all or none, and ask it for its actuator classes."""
-    try:
-        manager.register(plugin, name=name)
-        manager.check_pending()
-        callers = manager.get_hookcallers(plugin)
-        contributed = [
-            cast(Iterable[object], implementation.function())
-            for implementation in manager.hook.oc2d_actuators.get_hookimpls()
-            if implementation.plugin is plugin
-        ]
-    except BaseException:
-        if manager.has_plugin(name):
-            manager.unregister(plugin)
-        raise
-    if not callers:
-        manager.unregister(plugin)
+    """Register a plugin's hooks and ask it for its actuator classes."""
+    manager.register(plugin, name=name)
+    manager.check_pending()
+    if not manager.get_hookcallers(plugin):
         raise PluginError("is neither an Actuator class nor an object with hookimpls")
-    return [actuator for actuators in contributed for actuator in actuators]
+    return [
+        actuator
+        for implementation in manager.hook.oc2d_actuators.get_hookimpls()
+        if implementation.plugin is plugin
+        for actuator in cast(Iterable[object], implementation.function())
+    ]
 
 
 def load_actuators(config: Config, registry: Registry) -> LoadedActuators:
@@ -320,7 +332,7 @@ def _load_table(
     if found is None:
         raise ConfigError((Problem(path, _why_absent(table.name, registry)),))
     try:
-        options = found.actuator.parse_config(table.options)
+        options = found.actuator.parse_config(deepcopy(table.options))
         actuators = found.actuator.create(options)
         broken = [problem for actuator in actuators for problem in _broken(actuator)]
     except ConfigError as error:
@@ -348,7 +360,8 @@ def _broken(actuator: Actuator) -> list[str]:
         f"the plugin declares a pair that is none: {pair!r}"
         for pair in pairs
         # LANG-13: the list of actions is closed.
-        if not (isinstance(pair, Pair) and pair.action in set(Action))
+        if not isinstance(pair, Pair)
+        or not all(map(isinstance, (pair.action, pair.target), (Action, str)))
     ]
 
 

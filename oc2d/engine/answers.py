@@ -92,7 +92,8 @@ class Written(msgspec.Struct, frozen=True):
 
 def refused(refusal: Refusal) -> OpenC2Response:
     """Turn a refusal into the response that tells it."""
-    text = refusal.text[:_LONGEST_TEXT]
+    # a plugin may name a file whose name is no text
+    text = refusal.text[:_LONGEST_TEXT].encode(errors="replace").decode()
     return OpenC2Response(status=StatusCode(refusal.status), status_text=text)
 
 

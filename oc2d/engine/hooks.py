@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import pluggy
@@ -16,32 +17,26 @@ __all__ = ["Hooks"]
 _log = structlog.get_logger("oc2d.engine")
 
 
-class _Relay(Protocol):
+class _Judge(Protocol):
     def oc2d_authorise(self, *, request: Request) -> str | Refusal | None: ...
-
-    def oc2d_request(self, *, request: Request) -> object: ...
-
-    def oc2d_response(self, *, request: Request, status: int, duration_ms: float) -> object: ...
 
 
 class Hooks:
     """Calls `oc2d_authorise`, `oc2d_request` and `oc2d_response` of all plugins."""
 
     def __init__(self, manager: pluggy.PluginManager) -> None:
-        self._relay: _Relay = manager.hook
-        hook = manager.hook
+        self._judge: _Judge = manager.hook
         # with no plugin behind it, a call costs as much as parsing a command
-        self._judged = bool(hook.oc2d_authorise.get_hookimpls())
-        self._observed = bool(
-            hook.oc2d_request.get_hookimpls() + hook.oc2d_response.get_hookimpls()
-        )
+        self._judged = bool(manager.hook.oc2d_authorise.get_hookimpls())
+        self._on_request = _one_by_one(manager, "oc2d_request")
+        self._on_response = _one_by_one(manager, "oc2d_response")
 
     def authorise(self, request: Request) -> Refusal | None:
         """Return why the command is refused; an error refuses too: it must not open a door."""
         if not self._judged:
             return None
         try:
-            reason = self._relay.oc2d_authorise(request=request)
+            reason = self._judge.oc2d_authorise(request=request)
         except BaseException:  # noqa: BLE001 - any plugin, any error
             _log.exception(events.HOOK_FAILED, hook="oc2d_authorise")
             return Forbidden("not permitted")
@@ -49,18 +44,29 @@ class Hooks:
 
     def request(self, request: Request) -> None:
         """Tell that a request was accepted."""
-        if not self._observed:
-            return
-        try:
-            self._relay.oc2d_request(request=request)
-        except BaseException:  # noqa: BLE001 - any plugin, any error
-            _log.exception(events.HOOK_FAILED, hook="oc2d_request")
+        for tell in self._on_request:
+            tell(request=request)
 
     def response(self, request: Request, status: int, duration_ms: float) -> None:
         """Tell the outcome of a request."""
-        if not self._observed:
-            return
-        try:
-            self._relay.oc2d_response(request=request, status=status, duration_ms=duration_ms)
-        except BaseException:  # noqa: BLE001 - any plugin, any error
-            _log.exception(events.HOOK_FAILED, hook="oc2d_response")
+        for tell in self._on_response:
+            tell(request=request, status=status, duration_ms=duration_ms)
+
+
+def _one_by_one(manager: pluggy.PluginManager, hook: str) -> list[Callable[..., None]]:
+    """Return what tells each plugin alone: what one raises keeps no other from being told."""
+    plugins = [one.plugin for one in reversed(getattr(manager.hook, hook).get_hookimpls())]
+
+    def alone(plugin: object) -> Callable[..., None]:
+        others = [one for one in plugins if one is not plugin]
+        caller = manager.subset_hook_caller(hook, others)
+
+        def tell(**told: object) -> None:
+            try:
+                caller(**told)
+            except BaseException:  # noqa: BLE001 - any plugin, any error
+                _log.exception(events.HOOK_FAILED, hook=hook, plugin=manager.get_name(plugin))
+
+        return tell
+
+    return [alone(plugin) for plugin in plugins]

@@ -229,7 +229,7 @@ def _common() -> _Parser:
         "--expect",
         type=_count,
         metavar="N",
-        help="end after N responses; fewer is a failure (default with --device: 1)",
+        help="end after responses of N Consumers; fewer are a failure (default with --device: 1)",
     )
     output.add_argument("--json", action="store_true", help="print one JSON object a line")
     output.add_argument("--verbose", action="store_true", help="log what the link does")

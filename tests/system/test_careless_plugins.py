@@ -28,6 +28,7 @@ from oc2d.actuator import Actuator, Command, Response, pair
 
 signal.signal(signal.SIGTERM, lambda *_: None)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 signal.pthread_sigmask(signal.SIG_SETMASK, [])
 socket.setdefaulttimeout(0.05)
 os.environ.clear()
@@ -62,6 +63,16 @@ def site(tmp_path):
     return tmp_path
 
 
+def threads_with(what, number, pid):
+    """Those in whose mask (SigBlk or SigIgn) a signal is."""
+    return {
+        int(thread.name)
+        for thread in Path(f"/proc/{pid}/task").iterdir()
+        for line in (thread / "status").read_text().splitlines()
+        if line.startswith(f"{what}:") and int(line.split()[1], 16) >> (number - 1) & 1
+    }
+
+
 @pytest.mark.req("LANG-44", "MQTT-14")
 def test_signals_the_link_and_a_reload_work_whatever_a_plugin_set(make_broker_host, site):
     host = make_broker_host(isolated=False)
@@ -69,6 +80,10 @@ def test_signals_the_link_and_a_reload_work_whatever_a_plugin_set(make_broker_ho
     zulu = host.consumer(**tables)
     zulu.config = Path(os.path.relpath(zulu.config))
     zulu.start(PYTHONPATH=str(site))
+    pid = zulu.told()["pid"]
+    threads = {int(thread.name) for thread in Path(f"/proc/{pid}/task").iterdir()}
+    assert threads_with("SigBlk", signal.SIGTERM, pid) >= threads - {pid}
+    assert threads_with("SigIgn", signal.SIGPIPE, pid) == threads
     soc = host.producer()
     reply = soc.ask(command("start", {"x-careless:place": str(site / "gone")}))
     assert reply.status == 200, zulu.log.read_text()

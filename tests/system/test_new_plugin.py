@@ -106,7 +106,8 @@ def test_the_line_of_its_readme_commands_it(made, oc2d_broker, tmp_path, monkeyp
         ("x-front-door", "oc2d_front_door", "FrontDoor"),
         ("x-7up_a", "oc2d_7up_a", "Profile7upA"),
         ("x-ACME", "oc2d_acme", "Acme"),
-        ("x-test", "oc2d_test", "TestProfile"),
+        ("x-test", "oc2d_test", "ProfileTest"),
+        ("x-door-_", "oc2d_door", "Door"),
         ("x-command", "oc2d_command", "CommandProfile"),
         ("x-none", "oc2d_none", "NoneProfile"),
     ],
@@ -117,6 +118,8 @@ def test_every_legal_name_makes_names_that_python_takes(nsid, package, kind, tmp
     names: dict[str, type] = {}
     exec(compile(text, package, "exec"), names)  # noqa: S102 - it is what we made
     assert names[kind].profile == nsid
+    assert not kind.startswith("Test")  # pytest would take it for tests
+    assert root.name[-1].isalnum()  # else it is no name of a package
     left = [path for path in root.rglob("*") if path.is_file() and "emplate" in path.read_text()]
     assert left == []
 

@@ -114,8 +114,9 @@ class AuditLog:
         self._dirty.set()
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        line, self._link = seal({"at": self._now(), **record}, self._link)
-        self._unwritten += line
+        line, link = seal({"at": self._now(), **record}, self._link)
+        self._unwritten += line  # before the link goes on: there may be no memory for it
+        self._link = link
 
     def _flush(self) -> None:
         """Hand to the kernel what it takes; half a line is continued where it ended."""
@@ -164,7 +165,10 @@ class AuditLog:
         while not self._stop.is_set():
             self._dirty.wait()
             self._dirty.clear()
-            self.sync()
+            try:
+                self.sync()
+            except MemoryError as error:
+                self._failed(error)
             self._stop.wait(_PERIOD if self.error is None else _RETRY)
             if self.error is not None:
                 self._dirty.set()
@@ -248,7 +252,7 @@ class AuditLog:
         """Find the end of the chain; say what is not as it was left."""
         end = _end(self.file)
         if end.link is None and not end.size and (older := rotated(self.file)):
-            end = replace(_end(older[-1]), size=0, torn=b"")
+            end = replace(_end(older[-1]), size=0, torn=end.torn)
         told: dict[str, Any] = {"clean": end.clean}
         if end.torn:
             # Never synced, so never in the head: a crash of the machine.

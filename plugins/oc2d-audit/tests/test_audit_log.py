@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import structlog.testing
 
 from oc2d.errors import PluginError
 from oc2d_audit.chain import Link, link_of
-from oc2d_audit.log import rotated
+from oc2d_audit.log import read_head, rotated
 from oc2d_audit.verify import verify
 from tests.waiting import wait_until
 
@@ -36,14 +37,17 @@ def test_a_restart_goes_on_in_the_chain_and_says_how_the_last_run_ended(make):
     assert report.notes == [f"{log.file}:9: the daemon before did not end in order"]
 
 
-def test_a_torn_line_that_never_was_synced_is_taken_off_and_told(make):
+@pytest.mark.parametrize("rotated_before", [False, True])
+def test_a_torn_line_that_never_was_synced_is_taken_off_and_told(make, rotated_before):
     log = filled(make)
+    if rotated_before:
+        log.file.rename(f"{log.file}.000000000007")
     with log.file.open("ab") as stream:
         stream.write(b'{"seq":8,"at":"2026')
     report = checked(log)
     assert (report.wrong, len(report.notes)) == (None, 1)
     make().close()
-    assert records(log.file)[7]["torn"] == 19
+    assert records(log.file)[0 if rotated_before else 7]["torn"] == 19
     assert checked(log).wrong is None
 
 
@@ -233,3 +237,30 @@ def test_on_a_full_disk_nothing_is_lost_that_fits_into_memory_and_the_rest_is_co
     assert report.notes == [
         f"{log.file}:{gap['seq']}: {gap['unrecorded']} decisions were not recorded"
     ]
+
+
+def test_a_moment_without_memory_breaks_neither_the_chain_nor_the_thread(make, monkeypatch):
+    class Full(bytearray):
+        def __iadd__(self, other):
+            raise MemoryError
+
+    log = make()
+    log._unwritten = Full()
+    with pytest.raises(MemoryError):
+        log.write({"event": "decision"})
+    log._unwritten = bytearray()
+    failing = [MemoryError()]
+    sync = os.fdatasync
+
+    def fdatasync(fd):
+        if failing:
+            raise failing.pop()
+        sync(fd)
+
+    monkeypatch.setattr("os.fdatasync", fdatasync)
+    log.write({"event": "decision"})
+    wait_until(lambda: not failing)
+    log.write({"event": "decision"})
+    wait_until(lambda: log.error is None and read_head(log._head) == log.link)
+    log.close()
+    assert checked(log).wrong is None

@@ -87,16 +87,17 @@ class Rule:
         """Tell whether the target is among `nets` or `domains`: one of them is enough.
 
         Of two ends of a connection one inside is enough too: every packet concerned then has an
-        end there. Of several names all have to be among those that are allowed.
+        end there. Of several networks or names else all have to be among those that are allowed.
         """
         if self.effect is Effect.ALLOW:
             near, enough = _inside, all
         else:
             near, enough = _touches, any
-        return any(near(network, self.nets) for network in subjects.networks) or (
-            bool(self.domains and subjects.domains)
-            and enough(_like(name, self.domains) for name in subjects.domains)
-        )
+        networks = (any(near(n, self.nets) for n in ways) for ways in subjects.networks)
+        if subjects.networks and (any if subjects.has_ends else enough)(networks):
+            return True
+        names = (_like(name, self.domains) for name in subjects.domains)
+        return bool(self.domains and subjects.domains) and enough(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,8 @@ class Policy:
         """
         local = datetime.fromtimestamp(now, self.zone)
         subjects = Subjects(request.command.target)
+        if any(rule.nets or rule.domains for rule in self.rules) and subjects.too_many:
+            return Forbidden("the target names more than the policy of this Consumer can judge")
         for rule in self.rules:
             if rule.matches(request, subjects, local):
                 if rule.effect is Effect.ALLOW:

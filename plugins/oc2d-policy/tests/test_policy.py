@@ -19,7 +19,7 @@ SOC = "soc@example.com"
 
 def request(action="deny", target=None, *, producer=SOC, profile="slpf", topic="oc2/cmd/all"):
     tree = {"action": action, "target": target or {"ipv4_net": "198.51.100.7"}}
-    return Request("r1", producer, topic, profile, parse_command(tree, Encoding.JSON))
+    return Request("r1", producer, topic, profile, parse_command(tree, Encoding.CBOR))
 
 
 def judge(asked, *rules, default="deny", now=NOON, **more):
@@ -101,7 +101,13 @@ NETS = ["192.0.2.0/24", "2001:db8::/32"]
         ({"uri": "https://192.0.2.7:8443/x"}, True, True),
         ({"uri": "https://[2001:db8::1]/x"}, True, True),
         ({"file": {"name": "192.0.2.7"}}, False, False),
-        ({"x-door:lock": {"at": ["192.0.2.7", {"b": "10.0.0.1"}]}}, True, True),
+        ({"x-door:lock": {"at": ["192.0.2.7", {"b": "10.0.0.1"}]}}, False, True),
+        ({"x-door:lock": {"at": ["192.0.2.7", {"b": "192.0.2.8"}]}}, True, True),
+        ({"x-door:lock": {"192.0.2.7": 22}}, True, True),
+        ({"x-door:lock": bytes([192, 0, 2, 7])}, True, True),
+        ({"x-door:lock": {"at": [bytes([192, 0, 0, 0]), 16]}}, False, True),
+        ({"x-door:lock": [[bytes.fromhex("20010db8") + bytes(12), 48], 22]}, True, True),
+        ({"x-door:lock": b"192.0.2.7"}, False, False),
         ({"slpf:rule_number": 5}, False, False),
     ],
 )
@@ -130,6 +136,15 @@ def test_domains_are_found_where_a_target_has_a_name(target, matches):
     asked = request(target=target)
     assert (judge(asked, {**ALLOW, "domains": ["*.EXAMPLE.com."]}) is None) is matches
     assert (judge(asked, {**DENY, "domains": ["*.example.com"]}, default="allow") == 403) is matches
+
+
+@pytest.mark.parametrize("name", ["ai", "AI."])
+@pytest.mark.parametrize("kind", ["domain_name", "idn_domain_name"])
+@pytest.mark.parametrize("pattern", ["ai", "*"])
+def test_a_name_of_one_label_is_a_name(name, kind, pattern):
+    asked = request(target={kind: name})
+    assert judge(asked, {**DENY, "domains": [pattern]}, default="allow") == 403
+    assert judge(asked, {**ALLOW, "domains": [pattern]}) is None
 
 
 @pytest.mark.parametrize(
@@ -181,6 +196,15 @@ def test_no_text_however_long_keeps_the_engine_busy(host):
     asked = request(target={"iri": f"mailto:{host}"})
     begun = time.process_time()
     assert judge(asked, {**ALLOW, "domains": ["*.example.com"]}) == 403
+    assert time.process_time() - begun < 5
+
+
+def test_no_number_of_addresses_and_rules_keeps_the_engine_busy():
+    target = {"x-door:lock": [bytes([10, *divmod(n, 256), 1]) for n in range(40_000)]}
+    rules = [{**DENY, "nets": [f"192.0.2.{n}"]} for n in range(200)]
+    begun = time.process_time()
+    assert judge(request(target=target), *rules, default="allow") == 403
+    assert judge(request(target=target), {**ALLOW, "from": [SOC]}) is None
     assert time.process_time() - begun < 5
 
 

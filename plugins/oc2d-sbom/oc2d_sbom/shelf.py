@@ -56,6 +56,8 @@ class Shelf:
             tree: dict[str, Any] = json.loads(path.read_bytes())
         except (FileNotFoundError, ValueError):
             inventory = read(self._sources())
+            if document_uuid(inventory, book.name) != book.uuid:
+                raise OSError("the software changed while it was asked for") from None
             tree = book.format.write(inventory, book.uuid, book.at)
             fresh = path.with_suffix(".new")
             fresh.write_text(json.dumps(tree, separators=(",", ":")), encoding="utf-8")

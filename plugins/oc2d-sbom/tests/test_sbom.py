@@ -280,6 +280,21 @@ def test_documents_are_made_once_and_kept_over_a_restart(sbom, start, host, monk
     assert ask(again, {"sbom:sbom": {}})["sbom"]["content"]["components"]
 
 
+def test_software_that_changes_while_it_is_asked_for_is_not_told_as_what_it_was(
+    sbom, host, monkeypatch
+):
+    def read_and_change(sources):
+        found = read(sources)
+        (host / "status").write_text(DPKG.replace("5.2.15-2", "5.2.16-1"))
+        return found
+
+    monkeypatch.setattr("oc2d_sbom.shelf.read", read_and_change)
+    with pytest.raises(Failed):
+        ask(sbom, {"sbom:sbom": {}})
+    told = ask(sbom, {"sbom:sbom": {}})["sbom"]
+    assert "5.2.16-1+b7" in {one["version"] for one in told["content"]["components"]}
+
+
 def test_records_that_are_not_there_hold_nothing_and_unreadable_ones_are_an_error(host, start):
     (host / "status").unlink()
     sbom = start()

@@ -82,7 +82,7 @@ class Bench(ActuatorHost):
         super().__init__(
             directory,
             *(by_name[nsid] for nsid in dict.fromkeys([*order, *by_name])),
-            hooks=() if hooks is None else (hooks,),
+            hooks=hooks if isinstance(hooks, list) else () if hooks is None else (hooks,),
             config=config,
             transfer=Recorder(confirm=confirm),
             **options,

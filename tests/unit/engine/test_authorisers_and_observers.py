@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import structlog.testing
 
 from oc2d.config import Policy
 from oc2d.errors import Unauthorized, Unavailable
@@ -43,6 +44,20 @@ def test_observers_are_told_and_never_disturb(build, door, error):
     assert len(door.executed) == 3
 
 
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_an_observer_that_fails_keeps_no_other_from_being_told(build, door, order):
+    """The audit log lacked what was carried out, where another plugin raised before it was told."""
+    failing, watching = Watching(RuntimeError("no")), Watching()
+    bench = build(door, hooks=[failing, watching][order])
+    with structlog.testing.capture_logs() as entries:
+        assert bench.answered(deny()).status == 200
+        bench.settle()
+    for observer in (failing, watching):
+        assert (len(observer.requests), len(observer.responses)) == (1, 1)
+    told = [(one["hook"], one["plugin"]) for one in entries if one["event"] == "hook_failed"]
+    assert told == [("oc2d_request", str(id(failing))), ("oc2d_response", str(id(failing)))]
+
+
 @pytest.mark.parametrize("error", [RuntimeError(SECRET), SystemExit()])
 def test_an_authoriser_that_raises_refuses(build, door, error):
     class Broken:
@@ -55,6 +70,18 @@ def test_an_authoriser_that_raises_refuses(build, door, error):
     assert (reply.status, reply.text) == (403, "not permitted")
     assert bench.answered(features(), request_id="2").status == 403
     assert door.executed == []
+
+
+def test_a_reason_that_is_no_text_of_utf_8_is_told_all_the_same(build, door):
+    """As the name of a file may be; nothing was sent, and the request acknowledged."""
+
+    class Odd:
+        @hookimpl
+        def oc2d_authorise(self, request):  # noqa: ARG002 - by the hook's name
+            return "not \udcff here"
+
+    reply = build(door, hooks=Odd()).answered(deny())
+    assert (reply.status, reply.text) == (403, "not ? here")
 
 
 @pytest.mark.parametrize(("refusal", "status"), [(Unauthorized("who?"), 401), ("no", 403)])

@@ -265,8 +265,14 @@ def test_the_actuator_of_a_command_may_be_gone(build, door):
     assert sorted({(r.status, r.text) for r in after.replies}) == [
         (500, "the actuator of this command is not loaded")
     ]
-    assert list(after.consumer._journal.pending()) == []
-    assert after.consumer._journal.timers() == []
+    back = dies(after, build, later := Recording(), name="back")
+    back.poke()
+    back.settle()
+    # of the one that waited, it may have reserved something
+    assert later.reverted == [*later.ended]
+    assert len(later.reverted) == 1
+    assert list(back.consumer._journal.pending()) == []
+    assert back.consumer._journal.timers() == []
 
 
 def test_what_was_accepted_runs_whatever_the_configuration_says_now(build, door):

@@ -59,7 +59,7 @@ def test_a_window_ends_though_its_command_was_answered_nonsense(build, door, res
         (raises(KeyboardInterrupt()), 500, "internal error"),
         (raises(Forbidden("not you")), 403, "not you"),
         (raises(Teapot("tea")), 500, "internal error"),
-        (raises(Forbidden("\ud800")), 500, "internal error"),
+        (raises(Forbidden("not \ud800")), 403, "not ?"),
         (lambda _: None, 500, "internal error"),
         (lambda _: 200, 500, "internal error"),
         (lambda _: Unbound(), 500, "internal error"),
@@ -197,6 +197,18 @@ def test_503_of_a_plugin_is_not_remembered(build, door, as_response):
     door.behave = lambda _: Response()
     assert bench.answered(deny(duration=5000)).status == 200
     assert len(door.executed) == 2
+
+
+def test_a_response_that_is_no_refusal_has_done_something_and_its_window_ends(build, door):
+    door.behave = lambda _: Response(StatusCode.INTERNAL_ERROR, "a part is in force")
+    bench = build(door)
+    answer = bench.answered(deny(duration=5000))
+    assert (answer.status, answer.text) == (500, "a part is in force")
+    bench.settle()
+    assert door.reverted == []
+    bench.advance(5)
+    bench.settle()
+    assert door.reverted == [door.executed[0].key]
 
 
 def test_a_quick_outcome_does_not_wait_for_a_slow_one(build, idempotent):

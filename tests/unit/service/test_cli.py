@@ -57,6 +57,13 @@ def test_a_wrong_command_line_ends_with_2(oc2d, arguments):
     assert "usage: oc2d" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "plugins", "status", "new-plugin"])
+def test_each_command_has_its_help(oc2d, command):
+    done = oc2d(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: oc2d {command} ")
+
+
 def test_a_missing_file_is_a_message_and_no_traceback(oc2d, tmp_path):
     for arguments in ([], ["check"], ["status"]):
         done = oc2d(*arguments, "--config", tmp_path / "none")
@@ -301,3 +308,23 @@ def test_main_returns_its_exit_code(write, capsys, monkeypatch):
     monkeypatch.setattr("oc2d.cli._configure_logs", lambda *_: None)  # it is for good
     assert main(["check", "--config", str(write("device_id = 3"))]) == 78
     assert "device_id" in capsys.readouterr().err
+
+
+LOUD = """
+import threading
+import time
+from oc2d.actuator import Actuator
+
+print("hello")
+threading.Thread(target=time.sleep, args=(3600,)).start()
+
+class Plugin(Actuator):
+    profile = "x-loud"
+"""
+
+
+def test_a_plugin_that_prints_and_leaves_a_thread_spoils_no_output_and_no_end(oc2d, install):
+    install("acme-loud", LOUD)
+    done = oc2d("plugins", "--json", "--config", "none.toml")
+    assert "x-loud" in {row["profile"] for row in json.loads(done.stdout)}
+    assert (done.returncode, done.stderr) == (0, "hello\n")

@@ -21,7 +21,7 @@ class Hooks:
     def oc2d_parse_config(self, table):
         if "odd" in table:
             raise ConfigError((Problem("odd", "is odd"), Problem("", "all of it")))
-        return table["answer"]
+        return table.pop("answer")
 
     @hookimpl
     def oc2d_configure(self, config, place):
@@ -80,6 +80,23 @@ def test_mistakes_in_a_table_are_told_with_their_path(registry):
     (problem,) = parse_tables({"acme": {}}, registry.hooks).problems
     assert problem.path == "plugins.acme"
     assert "acme-hooks 1.2 (acme) failed on this table: KeyError" in problem.message
+
+
+def test_a_plugin_that_takes_its_table_to_pieces_has_a_copy(registry):
+    tables = {"acme": {"answer": 42}}
+    assert parse_tables(tables, registry.hooks).configs == {"acme": 42}
+    assert tables == {"acme": {"answer": 42}}
+
+
+@pytest.mark.usefixtures("registry")
+def test_two_plugins_of_one_name_share_no_table(install):
+    install("other-hooks", CODE, entry="acme")
+    found = parse_tables({"acme": {"answer": 42}}, discover().hooks)
+    assert found.configs == {}
+    (problem,) = found.problems
+    claimants = "acme-hooks 1.2 (acme) and other-hooks 1.2 (acme)"
+    assert str(problem) == f"plugins.acme: is claimed by {claimants}: uninstall all but one"
+    assert parse_tables({}, discover().hooks).problems == ()
 
 
 def test_a_plugin_is_given_its_configuration_at_start_and_at_each_reload(registry, place):

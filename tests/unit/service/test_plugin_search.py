@@ -146,3 +146,15 @@ def test_hooks_are_named_with_their_place_in_the_order(told, install):
         "-: on\n  from acme-policy 1.2 (plugin)\n"
         "  hooks, loaded as number 1: oc2d_authorise, oc2d_request\n"
     ) in text
+
+
+def test_a_record_with_a_byte_that_is_no_utf_8_stops_nothing(told, install, site):
+    install("acme-door", DOOR)
+    install("acme-gate", DOOR.replace("door", "gate"))
+    for name in ("acme_door-1.2", "other-1.0"):
+        info = site / f"{name}.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_bytes(b"Metadata-Version: 2.1\nName: x\nAuthor: J\xf6rg\n")
+    text = told()
+    assert "x-door: off" in text
+    assert "x-gate: off" in text

@@ -73,8 +73,10 @@ def test_a_plugin_that_raises_on_import_is_named_and_stops_nothing(install, load
     install("acme-door", HEADER + DOOR)
     install("acme-broken", "raise RuntimeError('no luck')")
     install("acme-exit", "raise SystemExit(3)")
+    install("acme-skip", "import asyncio\nraise asyncio.CancelledError")
     registry = discover()
     assert failure(registry, "acme-broken").reason == "RuntimeError: no luck"
+    assert failure(registry, "acme-skip").reason == "CancelledError: "
     assert failure(registry, "acme-exit").reason == "SystemExit: 3"
     assert len(loaded("[actuators.x-door]").actuators) == 1
 
@@ -107,20 +109,25 @@ def test_a_target_or_argument_with_a_wrong_prefix_is_told_the_right_one(changes,
 
 
 @pytest.mark.req("LANG-13")
-def test_computed_pairs_cannot_bring_an_action_of_their_own(install, refused):
+@pytest.mark.parametrize("pair", ["'x-foo', 'file'", "'deny', 'file'", "Action.DENY, 7"])
+def test_computed_pairs_are_actions_and_targets_and_bring_no_action_of_their_own(
+    install, refused, pair
+):
+    """`Action` is a `str`: its text compares as equal to it, and has no `value`."""
     install(
         "acme-foo",
         HEADER
         + DOOR
-        + """
+        + f"""
     def supported_pairs(self):
         from oc2d.actuator import Pair
-        return [Pair("x-foo", "file")]
+        from oc2d.language.vocabulary import Action
+        return [Pair({pair})]
 """,
     )
     ((path, message),) = refused("[actuators.x-door]")
     assert path == "actuators.x-door"
-    assert "x-foo" in message
+    assert "declares a pair that is none" in message
 
 
 @pytest.mark.req("LANG-82", "LANG-83")
@@ -196,14 +203,17 @@ def oc2d_status():
         ("@hookimpl\ndef oc2d_actuators():\n    return [int]", "no Actuator class"),
         ("@hookimpl\ndef oc2d_actuators():\n    return 3", "not iterable"),
         ("@hookimpl\ndef oc2d_actuators():\n    1 / 0", "ZeroDivisionError"),
+        ("@hookimpl\ndef oc2d_actuators():\n    yield 1 / 0", "ZeroDivisionError"),
     ],
 )
 def test_a_plugin_with_a_bad_hook_is_left_out_whole(install, code, words):
-    install("acme-hooks", HEADER + code, target="")
+    good = "\n@hookimpl\ndef oc2d_authorise(request):\n    return 'no'\n"
+    install("acme-hooks", HEADER + good + code, target="")
     install("zeta-hooks", HEADER + "@hookimpl\ndef oc2d_status():\n    return 1", target="")
     registry = discover()
     assert words in failure(registry, "acme-hooks").reason
     assert strangers(registry) == ["zeta-hooks"]
+    assert not registry.manager.has_plugin("acme-hooks:plugin")
     assert 1 in registry.manager.hook.oc2d_status()
 
 
@@ -234,6 +244,14 @@ def test_a_plugin_that_breaks_on_its_table_is_named(install, refused, method):
     ((path, message),) = refused("[actuators.x-door]")
     assert path == "actuators.x-door"
     assert "acme-door 1.2 (plugin) failed on this table: ZeroDivisionError" in message
+
+
+def test_a_plugin_that_takes_its_table_to_pieces_has_a_copy(install, loaded):
+    """A reload compares what is in the file with what was: a changed key was not noticed."""
+    body = "\n    @classmethod\n    def parse_config(cls, table):\n        table['keys'].pop()\n"
+    install("acme-door", HEADER + DOOR + body)
+    (door,) = loaded("[actuators.x-door]\nkeys = [1]").actuators
+    assert door.table.options == {"keys": [1]}
 
 
 def test_a_plugin_that_exits_on_its_table_ends_nothing(install, refused):
@@ -305,6 +323,13 @@ class Plugin(One):
         ("actuators.x-many", "x-door is served by [actuators.x-door] already"),
         ("actuators.x-many", "x-many is served by [actuators.x-many] already"),
     ]
+
+
+def test_a_distribution_whose_record_is_gone_stops_nothing(install, site):
+    install("acme-door", HEADER + DOOR)
+    install("zeta-door", HEADER + DOOR.replace("x-door", "x-gate"))
+    (site / "acme_door-1.2.dist-info" / "METADATA").unlink()
+    assert {"x-door", "x-gate"} <= {*discover().found}
 
 
 def test_discovery_is_quick(install):
