@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast
@@ -149,9 +149,10 @@ def discover() -> Registry:
     claims: dict[str, list[Found]] = {}
     failures: list[Failure] = []
     hooks: list[HookPlugin] = []
-    entries = entry_points(group=ENTRY_POINT_GROUP)
-    for order, entry in enumerate(sorted(entries, key=_by_name), 1):
-        source = _source(entry, order)
+    entries = [(_source(entry), entry) for entry in entry_points(group=ENTRY_POINT_GROUP)]
+    entries.sort(key=lambda one: (one[0].distribution, one[0].entry_point))
+    for order, (unplaced, entry) in enumerate(entries, 1):
+        source = replace(unplaced, order=order)
         try:
             classes = _classes_of(entry, manager, source)
         except KeyboardInterrupt:
@@ -182,10 +183,6 @@ def hooks_of(registry: Registry) -> dict[tuple[str, str], tuple[str, ...]]:
     }
 
 
-def _by_name(entry: EntryPoint) -> tuple[str, str]:
-    return (_source(entry, 0).distribution, entry.name)
-
-
 def name_of(distribution: Distribution) -> str | None:
     """Return what a distribution is called; None: its record is lost or damaged."""
     try:
@@ -195,11 +192,11 @@ def name_of(distribution: Distribution) -> str | None:
     return record["Name"] if "Name" in record else None  # noqa: SIM401 - it has no `get` in Python 3.10
 
 
-def _source(entry: EntryPoint, order: int) -> Source:
-    if entry.dist is None or name_of(entry.dist) is None:
-        return Source("unknown", "unknown", entry.name, order=order)
+def _source(entry: EntryPoint) -> Source:
+    if entry.dist is None or (name := name_of(entry.dist)) is None:
+        return Source("unknown", "unknown", entry.name)
     location = str(entry.dist.locate_file(""))
-    return Source(entry.dist.name, entry.dist.version, entry.name, location, order)
+    return Source(name, entry.dist.version, entry.name, location)
 
 
 def _plugin_name(source: Source) -> str:
@@ -247,7 +244,9 @@ def _classes_of(
 ) -> Sequence[type[Actuator]]:
     """Load one entry point: an actuator class, or a pluggy plugin that may contribute some."""
     plugin = entry.load()
-    if isinstance(plugin, type) and issubclass(plugin, Actuator):
+    if isinstance(plugin, type):
+        if not issubclass(plugin, Actuator):
+            raise PluginError("is a class but no Actuator: for hooks, name an object of it")
         return (_complete(plugin),)
     name = _plugin_name(source)
     try:

@@ -17,7 +17,8 @@ from packageurl import PackageURL
 
 __all__ = ["Inventory", "Package", "Sources", "read"]
 
-_INSTALLED = "install ok installed"
+# the states of dpkg in which all files of a package are there
+_THERE = {"unpacked", "half-configured", "triggers-awaited", "triggers-pending", "installed"}
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*")
 
 
@@ -111,7 +112,9 @@ def _debian(status: Path, system: str, version: str) -> Iterator[Package]:
     installed = [
         one
         for one in stanzas
-        if one.get("Status") == _INSTALLED and "Version" in one and one.get("Package")
+        if one.get("Status", "").rpartition(" ")[2] in _THERE
+        and "Version" in one
+        and one.get("Package")
     ]
     distro = f"{system}-{version}" if version else system
     purls: dict[str, str] = {}

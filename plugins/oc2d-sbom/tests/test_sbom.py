@@ -304,6 +304,29 @@ def test_records_that_are_not_there_hold_nothing_and_unreadable_ones_are_an_erro
         ask(start(), LIST)
 
 
+@pytest.mark.parametrize(
+    ("status", "there"),
+    [
+        ("hold ok installed", True),  # apt-mark hold
+        ("deinstall ok installed", True),
+        ("install ok triggers-pending", True),
+        ("install ok unpacked", True),
+        ("install reinstreq half-configured", True),
+        ("deinstall ok config-files", False),
+        ("purge ok not-installed", False),
+        ("install reinstreq half-installed", False),
+        ("", False),
+    ],
+)
+def test_a_package_whose_files_are_there_is_told_whatever_is_wanted_of_it(
+    host, start, status, there
+):
+    record = f"\nPackage: kept\nStatus: {status}\nVersion: 1\n"
+    (host / "status").write_text(DPKG + record)
+    content = ask(start(), {"sbom:sbom": {}})["sbom"]["content"]
+    assert ("kept" in {one["name"] for one in content["components"]}) is there
+
+
 def test_odd_records_are_read_as_far_as_they_go(host, start):
     odd = (
         DPKG.encode() + b"\nPackage: odd\nStatus: install ok installed\nVersion: \xff1\n\n  \n: x\n"

@@ -154,6 +154,15 @@ def test_what_is_neither_an_actuator_nor_hooks_is_a_failure(install, code):
     assert failure(discover(), "acme-odd").reason
 
 
+def test_a_class_of_hooks_is_not_taken_for_an_object(install):
+    """Each call of them lacked its `self`: an `oc2d_authorise` refused every command."""
+    code = "class Plugin:\n    @hookimpl\n    def oc2d_authorise(self, request): ...\n"
+    install("acme-odd", HEADER + code)
+    registry = discover()
+    assert "name an object of it" in failure(registry, "acme-odd").reason
+    assert not registry.manager.has_plugin("acme-odd:plugin")
+
+
 def test_an_actuator_without_a_profile_is_a_failure(install):
     install("acme-odd", HEADER + "class Plugin(Actuator): ...")
     assert failure(discover(), "acme-odd").reason == "Plugin names no profile"
