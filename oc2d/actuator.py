@@ -15,8 +15,8 @@ A profile is a class and one line of packaging::
     [project.entry-points.oc2d]
     door = "oc2d_door:Door"
 
-Every method but the class-level ones runs on this actuator's own worker thread, one at a time and
-in the order of arrival, unless its docstring says otherwise. A method may raise a `Refusal`
+Every method runs on this actuator's own worker thread, one at a time and in the order of arrival,
+unless its docstring says otherwise. A method that is given a command may raise a `Refusal`
 (`oc2d.errors`) to answer with its status; anything else it raises is logged and answered 500
 without details (LANG-44).
 """
@@ -60,11 +60,12 @@ class Command:
     """One command for one actuator, decoded and addressed: what a `@pair` method is given.
 
     `key` is stable for the life of the command: a restart, a retry and the `revert` at the end of
-    its window carry the same one. `target` is the typed value (`IPv4Net`, a struct of the plugin's
-    `targets`, ...), `args` and `specifiers` are instances of `args_type` and `specifiers_type`
-    (default-constructed when the command has none; None when the profile declares no type).
-    `reserved` is what `reserve` returned for a deferred command. `start_time` and `stop_time` are
-    the window in milliseconds since the epoch, for information: the engine keeps it.
+    its window carry the same one. `producer` is what the message says of its sender. `target` is
+    the typed value (`IPv4Net`, a struct of the plugin's `targets`, ...), `args` and `specifiers`
+    are instances of `args_type` and `specifiers_type` (default-constructed when the command has
+    none; None when the profile declares no type). `reserved` is what `reserve` returned for a
+    deferred command. `start_time` and `stop_time` are the window in milliseconds since the epoch,
+    for information: the engine keeps it.
     """
 
     key: str
@@ -83,7 +84,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The outcome of a command; `results` is an instance of `results_type` or None."""
+    """The outcome of a command; `results` is an instance of `results_type` or None.
+
+    `text` is the `status_text` that the Producer reads: no internals (LANG-44).
+    """
 
     status: StatusCode = StatusCode.OK
     text: str | None = None
@@ -215,17 +219,18 @@ class Actuator:
             raise PluginError(f"{cls.__qualname__}.profile: {problem}")
         cls._declared = MappingProxyType(dict(cls._declared) | _pairs_of(cls))
 
+    # -- before the daemon runs: main thread, pure, no I/O on firewalls, brokers or state
+
     def __init__(self, config: Any) -> None:  # noqa: ANN401 - the plugin's own type
         self.config = config
-
-    # -- before the daemon runs: pure, no I/O on firewalls, brokers or state
 
     @classmethod
     def parse_config(cls, table: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the plugin's own type
         """Turn `[actuators.<profile>]` (less the core's keys) into the plugin's typed config.
 
-        Pure: used by `oc2d check`. Raise `ConfigError` with paths relative to the table. The
-        default makes a `config_type` of it; without one it accepts an empty table only.
+        At start, at reload, by `oc2d check` and `oc2d plugins`. Raise `ConfigError` with paths
+        relative to the table; anything else is told as a mistake of the whole table. The default
+        makes a `config_type` of it; without one it accepts an empty table only.
         """
         if cls.config_type is not None:
             return read_table(table, cls.config_type)
@@ -235,11 +240,17 @@ class Actuator:
 
     @classmethod
     def create(cls, config: Any) -> Sequence[Actuator]:  # noqa: ANN401 - the plugin's own type
-        """Build the actuators of one configuration table; most plugins have exactly one."""
+        """Build the actuators of one configuration table; most plugins have exactly one.
+
+        Follows each `parse_config`, so not all that it returns are started.
+        """
         return (cls(config),)
 
     def supported_pairs(self) -> Collection[Pair]:
-        """All pairs that this configuration carries out: `query features` tells them (SLPF-62)."""
+        """All pairs that this configuration carries out: `query features` tells them (SLPF-62).
+
+        Asked ahead of `start`, perhaps more than once; no other pair reaches the actuator.
+        """
         return tuple(self._declared.values())
 
     # -- life
@@ -251,16 +262,18 @@ class Actuator:
         """Put in force what was in force, before the broker is read.
 
         `ended` are keys of commands whose window closed while the daemon was away: they must not
-        come back, not even for a moment. A `revert` for each follows.
+        come back, not even for a moment. A `revert` for each follows. Raising stops the daemon
+        from starting.
         """
 
     def stop(self) -> None:
-        """Close everything; called once, also after a failed start."""
+        """Close everything; called once, also after a failed start. What it raises is logged."""
 
     def link_resolving(self) -> None:
         """The daemon is about to ask for the broker's address: keep the way to name servers open.
 
-        Before every attempt to connect, so also after the name servers of the host changed.
+        Before every attempt to connect, so also after the name servers of the host changed. What
+        this and the next two raise is logged.
         """
 
     def link_changing(self, endpoints: Sequence[Endpoint]) -> None:
@@ -270,7 +283,10 @@ class Actuator:
         """The connection to `endpoints` stands; addresses given before may be forgotten."""
 
     def status(self) -> Mapping[str, Any]:
-        """JSON-able state for `oc2d status`; on the worker, so it may wait behind a command."""
+        """JSON-able state for `oc2d status`, where an error stands in its place.
+
+        On the worker, so it may wait behind a command.
+        """
         return {}
 
     # -- commands
@@ -278,7 +294,7 @@ class Actuator:
     def matches(self, specifiers: Any) -> bool:  # noqa: ANN401 - the plugin's own type
         """Tell whether a command with these specifiers is for this actuator (LANG-36).
 
-        On the engine's thread: pure and quick.
+        On the engine's thread: pure and quick. Raising is answered 500.
         """
         del specifiers
         return True
@@ -287,31 +303,43 @@ class Actuator:
         """Refuse what cannot work, before anything is accepted (before 102). Pure and quick."""
 
     def reserve(self, command: Command) -> Any:  # noqa: ANN401 - the plugin's own type
-        """Prepare a command that runs later; the results go into the interim 102 (AMB-25)."""
+        """Prepare a command that runs later, without visible effect; after `check`.
+
+        What it returns goes into the results of the interim 102 (AMB-25) and comes back as
+        `Command.reserved`. A `revert` follows where the command never begins.
+        """
         del command
         return None
 
     def execute(self, command: Command) -> Response:
-        """Carry out one command; the default calls the method marked for its pair."""
+        """Carry out one command; the default calls the method marked for its pair.
+
+        After a `Refusal` nothing has happened. After anything else it raises the command counts as
+        begun: a `revert` follows at the end of its window.
+        """
         found = self._declared.get((command.action, command.target_name))
         if found is None:
             raise NotSupported(self.refusal(Reason.PAIR, command.action, command.target_name))
         return cast(Response, getattr(self, found.method)(command))
 
     def execute_many(self, commands: Sequence[Command]) -> Sequence[Response | Refusal]:
-        """Carry out all that waits, in order: one answer each. Override to share a transaction."""
+        """Carry out all that waits, in order: one answer each. Override to share a transaction.
+
+        Then called with two to 256 commands, if the actuator is `idempotent`. What it raises, a
+        `Refusal` too, is the 500 of all of them, as they may have begun.
+        """
         return [_attempt(self.execute, command) for command in commands]
 
     def revert(self, command: Command) -> None:
         """Undo what the command with this key did: its window is over, or it never begins.
 
         Must be harmless when repeated and when there is nothing left to undo. Raising makes the
-        engine try again later.
+        engine try again after 10 s, for as long as it takes.
         """
         raise NotSupported(self.refusal(Reason.OPTION, command.action, command.target_name))
 
     def refusal(self, reason: Reason, action: Action, target: str) -> str:
-        """Word one of the engine's own refusals as the profile wants it; may be pure text only."""
+        """Word one of the engine's own refusals as the profile wants it. Any thread: text only."""
         del action, target
         return reason.value
 

@@ -18,7 +18,7 @@ from typing import NoReturn, cast
 
 from oc2d import __version__
 from oc2d.errors import ConfigError, Oc2dError, Problem
-from oc2d.terminal import painted
+from oc2d.terminal import fill_closed, painted
 
 __all__ = ["DEFAULT_CONFIG", "build_parser", "main", "program"]
 
@@ -37,6 +37,7 @@ def program() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `oc2d` with these arguments (default: the process's own) and return the exit code."""
+    fill_closed()
     options = build_parser().parse_args(argv)
     command = cast(Callable[[argparse.Namespace], int], options.run)
     try:
@@ -101,9 +102,10 @@ def build_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=command)
         _add_common(sub)
+        if name == "check":
+            continue  # argparse cannot tell the usage of a group without members
         forms = sub.add_mutually_exclusive_group()
-        if name != "check":
-            forms.add_argument("--json", action="store_true", help="print JSON")
+        forms.add_argument("--json", action="store_true", help="print JSON")
         if name == "status":
             forms.add_argument(
                 "--watch", action="store_true", help="show it anew each second, until q or Ctrl-C"

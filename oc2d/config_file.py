@@ -78,7 +78,7 @@ def inspect_tree(tree: Mapping[str, Any], base: Path) -> Findings:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raise `ConfigError` when it cannot be read or is none."""
     try:
-        tree: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8"))
+        tree: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         reason = "no such file; write one, or name another with --config"
     except OSError as error:
@@ -89,8 +89,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         hint = "; text stands in quotes" if str(error).startswith("Invalid value") else ""
         reason = f"is not TOML: {error}{hint}"
-    except RecursionError:
-        reason = "is not TOML for people: nested too deeply"
+    except (RecursionError, ValueError):
+        reason = "is not TOML for people: nested too deeply, or a number of thousands of digits"
     else:
         return tree
     raise ConfigError((Problem("", f"{path}: {reason}"),))

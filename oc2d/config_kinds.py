@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _GLANCE = 40
+_MANY_DIGITS = 10**_GLANCE  # of thousands Python writes none
 _LONGEST_TOPIC = 65535  # MQTT 5.0, 1.5.4: bytes of UTF-8
 _LONGEST_PROTOCOL = 255  # RFC 7301
 
@@ -59,6 +60,8 @@ def found(value: object) -> str:
     name = names.get(type(value), "a date or time")
     if isinstance(value, bool):
         return f"{name} {str(value).lower()}"
+    if isinstance(value, int) and abs(value) >= _MANY_DIGITS:
+        return "a number of many digits"
     if isinstance(value, (int, float)):
         return f"{name} {value}"
     if isinstance(value, str):

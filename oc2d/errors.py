@@ -107,7 +107,7 @@ class Forbidden(Refusal):
 
 
 class NoMatch(Refusal):
-    """404: the addressed actuator is not here (AMB-23)."""
+    """404: the addressed actuator is not here (AMB-23), or what the target names is not."""
 
     status = 404
 

@@ -1,8 +1,8 @@
 """The whole extension contract of oc2d beside `oc2d.actuator`, in the order of a daemon's life.
 
 A plugin is an entry point of the group `oc2d`: an `Actuator` subclass, or a module or object whose
-functions are marked with `hookimpl`. What a hook raises is logged with the plugin's name and never
-stops the daemon; only `oc2d_authorise` then refuses the command (an error must not open a door).
+functions are marked with `hookimpl`. A hook may take fewer arguments than its specification. What
+it raises is logged and stops nothing, unless its docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ hookimpl = pluggy.HookimplMarker("oc2d")
 class Request:
     """What hooks are told of a request: who asked what, and where it came in.
 
+    `producer` (`from`) and `request_id` are what the message says, None where it says nothing.
+    `profile` is the one that carries it out: None for `query features` and what nobody here can.
+
     To be read only: what a hook changes in a profile's own target, arguments or specifiers, which
     are plain trees here, is carried out as changed.
     """
@@ -54,7 +57,10 @@ class Hooks:
 
     @hookspec
     def oc2d_actuators(self) -> Iterable[type[Actuator]]:
-        """Return the actuator classes of this plugin. Once, at load; main thread; also in check."""
+        """Return the actuator classes of this plugin. Main thread, whenever plugins are loaded.
+
+        If it raises, the plugin is not loaded, and `oc2d plugins` says why.
+        """
         raise NotImplementedError
 
     @hookspec
@@ -62,16 +68,18 @@ class Hooks:
         """Turn `[plugins.<entry point>]` into the plugin's typed config; `ConfigError` if wrong.
 
         Main thread, at start, at reload and by `oc2d check`; pure, but it may read files that the
-        table names. With this hook a plugin is on only when its table is there.
+        table names. Anything else it raises is told as a mistake of the table. With this hook a
+        plugin is on only when its table is there.
         """
         raise NotImplementedError
 
     @hookspec
     def oc2d_configure(self, config: Any, place: Place) -> None:  # noqa: ANN401 - the plugin's own type
-        """Work by what `oc2d_parse_config` returned from now on.
+        """Work by what `oc2d_parse_config` returned (None without that hook) from now on.
 
         Main thread, before anything else of the daemon runs, and again after each reload that was
-        accepted. Raising stops the daemon from starting; at a reload it is logged.
+        accepted. Raising stops the daemon from starting; at a reload it is logged, and the table
+        waits for a restart.
         """
 
     @hookspec(firstresult=True)
@@ -79,7 +87,8 @@ class Hooks:
         """Return a reason to refuse the command with 403, or None to leave it to others.
 
         A `Refusal` is answered as it is: 401, or 503, after which the same may be sent again.
-        Engine thread, before the request is accepted: be quick and do not block.
+        Engine thread, before the request is accepted: be quick and do not block. Raising refuses
+        with 403: an error must not open a door.
         """
 
     @hookspec
@@ -88,11 +97,18 @@ class Hooks:
 
     @hookspec
     def oc2d_response(self, request: Request, status: int, duration_ms: float) -> None:
-        """Observe the outcome of a request, after it is durable. Engine thread."""
+        """Observe the outcome of a request, after it is durable. Engine thread.
+
+        `status` is that of the response, `duration_ms` the milliseconds from acceptance to outcome.
+        Also of what `[policy]`, a limit or `oc2d_authorise` refused.
+        """
 
     @hookspec
     def oc2d_status(self) -> Mapping[str, Any]:
-        """Contribute JSON-able members to `oc2d status`. Status thread."""
+        """Contribute JSON-able members to `oc2d status`. Status thread.
+
+        If it raises, the kind of the error is shown in its place.
+        """
         raise NotImplementedError
 
     @hookspec

@@ -53,7 +53,10 @@ def _lines(members: Mapping[str, Any], indent: str = "") -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from _lines(value, indent + "  ")
         elif all(isinstance(row, Mapping) for row in value):
-            yield from _table(value, indent + "  ")
+            if key == "plugins":  # they have no members in common
+                yield from (line for row in value for line in _lines(row, indent + "  "))
+            else:
+                yield from _table(value, indent + "  ")
         else:
             yield from (f"{indent}  {_text(key, item)}" for item in value)
 

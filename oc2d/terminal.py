@@ -6,12 +6,23 @@ No colours where NO_COLOR is set (https://no-color.org).
 from __future__ import annotations
 
 import os
+import sys
 from typing import Literal, TextIO
 
-__all__ = ["Colour", "has_colours", "painted", "printable"]
+__all__ = ["Colour", "fill_closed", "has_colours", "painted", "printable"]
 
 Colour = Literal["bold", "dim", "red", "green", "yellow"]
 _CODES: dict[Colour, int] = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33}
+
+
+def fill_closed() -> None:
+    """Put the null device where a standard stream was closed when we were started.
+
+    Else its number would go to a file or socket of ours, and there what a library complains of.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123  stays open; the lowest free number
 
 
 def has_colours(stream: TextIO) -> bool:

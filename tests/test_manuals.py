@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,21 @@ from oc2d import cli
 from oc2d.config_keys import KEYS
 from oc2d.hookspecs import Hooks
 from oc2d.producer.options import build_parser
+from oc2d_audit import AuditConfig
 from oc2d_log import _KEYS as LOG_KEYS
 from oc2d_slpf.settings import _KEYS as SLPF_KEYS
 
 ROOT = Path(__file__).resolve().parent.parent
 MAN = ROOT / "packaging/man"
 COMPLETIONS = ROOT / "packaging/completions"
+#: The keys of the plugins in the Debian package, by their tables.
+PLUGINS = {
+    "actuators.slpf": SLPF_KEYS,
+    "actuators.x-log": LOG_KEYS,
+    "actuators.pf": ("log_group",),
+    "plugins.policy": ("file",),
+    "plugins.audit": tuple(AuditConfig.__dataclass_fields__),
+}
 
 
 def run(program, *arguments, text=None):
@@ -68,14 +78,14 @@ def test_the_pages_have_every_option_and_command(page, parser):
 
 def test_the_page_of_the_configuration_has_every_key():
     text = flat(MAN / "oc2d.toml.5")
-    for name in (*(key.name for key in KEYS), *SLPF_KEYS, *LOG_KEYS):
+    for name in (*(key.name for key in KEYS), *chain.from_iterable(PLUGINS.values())):
         assert f"\n.TP\n{name}\n" in text, name
 
 
 def test_the_reference_has_every_key_of_the_first_plugins():
     text = (ROOT / "docs/configuration.md").read_text()
-    for heading, keys in (("slpf", SLPF_KEYS), ("x-log", LOG_KEYS)):
-        section = text.split(f"### `[actuators.{heading}]`")[1].split("\n##")[0]
+    for table, keys in PLUGINS.items():
+        section = text.split(f"### `[{table}]`")[1].split("\n##")[0]
         assert tuple(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == keys
 
 

@@ -17,7 +17,7 @@ from oc2d.hookspecs import Request
 from oc2d.language.response import OpenC2Response, Results
 from oc2d.language.vocabulary import ResponseType, StatusCode
 
-__all__ = ["Batch", "Case", "Settings", "first_step", "last_word", "says", "worded"]
+__all__ = ["Batch", "Case", "Settings", "first_step", "last_word", "worded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,6 @@ def first_step(window: Window, clock: Clock) -> Step:
 def last_word(case: Case) -> bool:
     """Tell whether the 102 that was sent is all there will be (AMB-16)."""
     return case.told and case.response_type is ResponseType.ACK
-
-
-def says(outcome: Response, status: StatusCode) -> bool:
-    """Tell whether it has this status; what a plugin put there instead may not be comparable."""
-    return issubclass(type(outcome.status), int) and outcome.status == status
 
 
 def worded(response: Response, case: Case) -> OpenC2Response:

@@ -18,7 +18,7 @@ import structlog
 from oc2d.actuator import Actuator, Response
 from oc2d.engine import events
 from oc2d.engine.answers import Answers, Handles, ReplyTo, Written, refused
-from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, says, worded
+from oc2d.engine.case import Batch, Case, Settings, first_step, last_word, worded
 from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.journal import Journal
@@ -27,6 +27,7 @@ from oc2d.engine.patience import Patience
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.engine.schedule import Scheduler
 from oc2d.engine.verdict import Admit, Answer, Drop, Memory, Repeat, Verdict
+from oc2d.engine.window import Window
 from oc2d.engine.worker import Job, Outcome, OutcomeUnknown, Step, Worker, unless_begun
 from oc2d.errors import Failed, Refusal, Unavailable
 from oc2d.hookspecs import Request
@@ -41,6 +42,7 @@ _log = structlog.get_logger("oc2d.engine")
 _PROCESSING = StatusCode.PROCESSING
 _REVERT_AGAIN = 10.0  # seconds until a failed revert is tried again
 _NEVER = 1 << 62
+_OVER = Window(stop=0)
 
 
 class Cases:
@@ -170,12 +172,11 @@ class Cases:
     def reserved(self, job: Job, results: object, batch: Batch) -> None:
         """Keep what was reserved, and wait for the start time (AMB-25)."""
         case = self.open.get(job.request)
-        if case is None:
-            self._give_back(job, batch)
+        if case is None:  # it was answered meanwhile, and a revert is on its way
             return
         written = self._spoken(Response(_PROCESSING, "waits for its start time", results), case)
         if written.status != _PROCESSING:
-            self._finish(case, written, batch)
+            self._finish(case, written, batch, unknown=True)
             return
         if results is not None:
             kept = encode(extension_tree(results, Encoding.JSON), Encoding.JSON)
@@ -212,19 +213,16 @@ class Cases:
         else:
             batch.then.append(lambda: self.workers[job.profile].post(job))
 
-    def _give_back(self, job: Job, batch: Batch) -> None:
-        """Have the actuator, if it can, take back what it reserved: it is answered 503."""
-        worker = self.workers[job.profile]
-        if type(worker.host.actuator).revert is not Actuator.revert:
-            back = msgspec.structs.replace(job, step=Step.REVERT, early=False, noted=False)
-            batch.then.append(lambda: worker.post(back))
-
     def wait_for_end(self, job: Job) -> None:
         """Hold the revert of a command until its window is over.
 
         Without its actuator it stays in the journal.
         """
-        if worker := self.workers.get(job.profile):
+        if (worker := self.workers.get(job.profile)) is None:
+            return
+        if job.window.over(self._clock):
+            worker.post(job)
+        else:
             self._scheduler.at_stop(job.window, lambda: worker.post(job))
 
     def finished(self, job: Job, outcome: Outcome, batch: Batch) -> None:
@@ -233,12 +231,11 @@ class Cases:
         if case is None:
             _log.warning(events.LATE_OUTCOME, command_key=job.command.key)
             return
-        unknown = isinstance(outcome, OutcomeUnknown)
+        # only a refusal says that nothing has happened
+        unknown = isinstance(outcome, Response | OutcomeUnknown)
         written = self._spoken(outcome, case)
         if written.status == _PROCESSING:  # no outcome: the interim answers are the engine's
             written = self._answers.write(refused(Failed("internal error")))
-        if isinstance(outcome, Response) and not says(outcome, written.status):
-            unknown = True  # carried out, and what it said of it cannot be sent
         cause = outcome.__cause__ if isinstance(outcome, Refusal) else None
         self._finish(case, written, batch, unknown=unknown, cause=cause)
 
@@ -253,20 +250,22 @@ class Cases:
     ) -> None:
         job, status = case.job, written.status
         request, again = job.request, status == StatusCode.SERVICE_UNAVAILABLE
-        lasts = job.window.stop is not None and (status < StatusCode.BAD_REQUEST or unknown)
+        end = self._end(job, status, unknown=unknown)
         if job.step is Step.EXECUTE:
             self._journal.disarm(request, revert=False)
         owes = self._owes(case, status)
+        keep = end is not None
         if again:
-            self._journal.forget(request)
-            if job.step is Step.EXECUTE:
-                self._give_back(job, batch)
+            self._journal.forget(request, keep=keep)
         else:
-            self._journal.finish(request, keep=lasts, response=written.json if owes else None)
-        if lasts:
+            self._journal.finish(request, keep=keep, response=written.json if owes else None)
+        if end is not None:
+            if end is _OVER:  # and so it is after a restart
+                origin = msgspec.structs.replace(case.origin, window=end)
+                self._journal.reoriginate(request, origin)
             self._journal.arm(request, revert=True)
-            end = msgspec.structs.replace(job, step=Step.REVERT, early=False, noted=False)
-            batch.then.append(lambda: self.wait_for_end(end))
+            undo = Job(request, job.profile, Step.REVERT, job.command, end)
+            batch.then.append(partial(self.wait_for_end, undo))
         if owes:
             self._send(written, case.to, batch)
         self._leave(request)
@@ -274,6 +273,21 @@ class Cases:
         duration = (self._clock.monotonic() - case.begun) * 1000
         topic = case.origin.topic
         batch.entries.append(Entry(case.request, case.to, topic, written, duration, cause=cause))
+
+    def _end(self, job: Job, status: int, *, unknown: bool) -> Window | None:
+        """Return the window at whose end there is something to undo; None: nothing.
+
+        What waited for its start time and is not carried out gives back what it reserved, at once.
+        """
+        again = status == StatusCode.SERVICE_UNAVAILABLE
+        done = status < StatusCode.BAD_REQUEST or (unknown and not again)
+        if done and job.step is not Step.RESERVE:
+            return None if job.window.stop is None else job.window
+        # what `check` or `reserve` refused has reserved nothing
+        waited = job.step is Step.EXECUTE or (job.step is Step.RESERVE and (unknown or again))
+        worker = self.workers.get(job.profile)
+        reverts = worker is None or type(worker.host.actuator).revert is not Actuator.revert
+        return _OVER if waited and reverts else None
 
     def _spoken(self, outcome: Outcome, case: Case) -> Written:
         """Turn an outcome into a response that can be sent, whatever the plugin put into it."""

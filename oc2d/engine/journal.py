@@ -215,6 +215,7 @@ class Journal:
             "UPDATE requests SET expires = 0 WHERE id IN (SELECT request FROM deliveries)"
         )
         self._execute("DELETE FROM deliveries")
+        self._execute("UPDATE outbox SET released = 0")
 
     def add(
         self,
@@ -301,11 +302,20 @@ class Journal:
         else:
             self._finished.append((response, request))
 
-    def forget(self, request: int) -> None:
-        """Remove a request that is answered 503: the same one may be tried again."""
-        cursor = self._execute("DELETE FROM requests WHERE id = ?", (request,))
+    def forget(self, request: int, *, keep: bool) -> None:
+        """Remove a request that is answered 503: the same one may be tried again.
+
+        `keep` what it takes to undo it.
+        """
         self._execute("DELETE FROM timers WHERE request = ?", (request,))
-        self._removed(cursor.rowcount)
+        if keep:
+            self._execute(
+                "UPDATE requests SET phase = 2, key = NULL, expires = 0 WHERE id = ?", (request,)
+            )
+            self._execute("DELETE FROM deliveries WHERE request = ?", (request,))
+        else:
+            cursor = self._execute("DELETE FROM requests WHERE id = ?", (request,))
+            self._removed(cursor.rowcount)
 
     def expire(self, now: int, most: int) -> None:
         """Forget at most `most` requests whose time (seconds since 1970) has come."""

@@ -105,7 +105,7 @@ def _address_text(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str
 
 
 class IPv4Net(_Net[ipaddress.IPv4Network]):
-    """An IPv4 range (LANG-65); one host has no slash."""
+    """An IPv4 range (LANG-65): `network`, an `ipaddress.IPv4Network`; one host has no slash."""
 
     __slots__ = ()
     _kind = "an IPv4 range like 192.0.2.0/24"
@@ -122,7 +122,7 @@ class IPv4Net(_Net[ipaddress.IPv4Network]):
 
 
 class IPv6Net(_Net[ipaddress.IPv6Network]):
-    """An IPv6 range, written as RFC 5952 has it (LANG-66)."""
+    """An IPv6 range (LANG-66): `network`, an `ipaddress.IPv6Network`; text as RFC 5952 has it."""
 
     __slots__ = ()
     _kind = "an IPv6 range like 2001:db8::/32"

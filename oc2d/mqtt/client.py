@@ -171,15 +171,16 @@ class Link(paho.Client):
         """Feed paho from our buffer in place of the socket."""
         most = self.settings.maximum_packet_size
         publish = self._in_packet["command"] >> 4 == PacketTypes.PUBLISH
-        if bufsize > most and (self.v5 or not publish):
+        if bufsize > most and not publish:
             raise MalformedPacket(f"{bufsize} bytes, more than we allowed")
         data = self._buffer[self._at : self._at + bufsize]
         if not data:
             raise BlockingIOError
         self._at += len(data)
         if len(self._in_packet["packet"]) > most:
-            # MQTT 3.1.1 cannot forbid it, and the broker would deliver it again for ever: keep
-            # the beginning, which is too large to be carried out and enough to be acknowledged
+            # MQTT 3.1.1 cannot forbid it, some brokers do not heed it, and would deliver it again
+            # for ever: keep the beginning, which is too large to be carried out and enough to be
+            # acknowledged
             self._in_packet["to_process"] -= len(data) - 1
             return data[-1:]
         return data
@@ -197,7 +198,9 @@ class Link(paho.Client):
 
     def _decode(self, kind: int, first: int, body: bytes) -> Packet:
         if kind == PacketTypes.PUBLISH:
-            return decode_publish(first, body, v5=self.v5)
+            intact = len(body) <= self.settings.maximum_packet_size
+            # of one that is cut the properties may be cut as well: it is payload from there on
+            return decode_publish(first, body, v5=self.v5 and intact)
         if Kind.PUBACK <= kind <= Kind.PUBCOMP:
             (packet_id,) = struct.unpack_from("!H", body)
             return Ack(Kind(kind), packet_id, body[2] if len(body) > 2 else 0)  # noqa: PLR2004  the id

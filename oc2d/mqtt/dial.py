@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import structlog
 
@@ -90,23 +91,32 @@ class Dial(threading.Thread):
             if self._abandoned.is_set():
                 return
             address = Address(str(host), int(port))
-            sock = socket.socket(family, kind, protocol)
             try:
-                sock.settimeout(settings.connect_timeout)
-                sock.connect(target)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if context is not None:
-                    sock = _secured(sock, context, settings.host)
+                sock = socket.socket(family, kind, protocol)  # perhaps there is no IPv6 here
+                self.sock = _connected(sock, target, settings, context)
             except OSError as error:
-                sock.close()
                 failures.append(f"{address}: {_describe(error)}")
                 continue
-            except BaseException:
-                sock.close()
-                raise
-            self.sock, self.address = sock, address
+            self.address = address
             return
         self.error = "; ".join(failures)
+
+
+def _connected(
+    sock: socket.socket,
+    target: Any,  # noqa: ANN401 - as the family has it
+    settings: LinkSettings,
+    context: ssl.SSLContext | None,
+) -> socket.socket:
+    """Connect, and speak TLS; closes the socket where that fails."""
+    try:
+        sock.settimeout(settings.connect_timeout)
+        sock.connect(target)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock if context is None else _secured(sock, context, settings.host)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _secured(sock: socket.socket, context: ssl.SSLContext, host: str) -> socket.socket:

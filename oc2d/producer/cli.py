@@ -33,7 +33,7 @@ from oc2d.producer.settings import ProducerSettings, load_settings, producer_lin
 from oc2d.producer.text import reply_object, to_json, traffic_line, traffic_object
 from oc2d.producer.wire import Wire
 from oc2d.producer.words import actuator_tree, args_tree, duration_ms, target_tree, time_ms
-from oc2d.terminal import painted, printable
+from oc2d.terminal import fill_closed, painted, printable
 
 __all__ = ["main"]
 
@@ -42,6 +42,7 @@ _TIMEOUT = 5.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `oc2ctl` with these arguments (default: the process's own) and return the exit code."""
+    fill_closed()
     options = build_parser().parse_args(argv)
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -144,18 +145,26 @@ def _ask(options: argparse.Namespace) -> int:
                 replies.append(reply)
         finally:
             screen.close()
-        lost = producer.unmatched
+        lost, broken = producer.unmatched, producer.last_loss
     if request.response is ResponseType.NONE:
         if lost:
             _say(_LOST)
         return 0
     verdict = _verdict(replies, request.response, expect, timeout)
-    if not replies:
+    if verdict and broken and not lost:
+        _say(_BROKEN.format(broken))
+    elif not replies:
         _say(_LOST if lost else _why_silent(options.device))
     return verdict
 
 
 _LOST = "the broker says that nobody has subscribed to this topic: the command is lost"
+
+
+_BROKEN = (
+    "the link to the broker was lost meanwhile ({}): responses may be missing, and the command may "
+    "have taken effect"
+)
 
 
 def _why_silent(device: str | None) -> str:

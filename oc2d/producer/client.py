@@ -80,6 +80,11 @@ class Producer:
         """Whether the broker said that nobody has subscribed to a topic published on (0x10)."""
         return self._wire.unmatched
 
+    @property
+    def last_loss(self) -> str | None:
+        """Why the link was lost, if it ever was: responses that came meanwhile are lost."""
+        return self._wire.last_loss
+
     def replies(
         self, request: Request, *, expect: int | None = None, timeout: float = 5.0
     ) -> Iterator[Reply]:

@@ -20,6 +20,7 @@ __all__ = ["build_parser"]
 _E = TypeVar("_E", bound=Enum)
 
 _FILTER_TARGETS = ("ipv4_net", "ipv6_net", "ipv4_connection", "ipv6_connection")
+_LONGEST = 1e9  # seconds; much more is too long for the clock of a wait
 _COMPLETE = (ResponseType.COMPLETE,)
 _UPDATE = (ResponseType.COMPLETE, ResponseType.ACK, ResponseType.NONE)
 _WORDS = "VALUE, or NAME=VALUE …; JSON in one word ('{…}') is taken too"
@@ -187,7 +188,9 @@ def _add_topics(sub: argparse.ArgumentParser) -> None:
     one.add_argument("--all", action="store_true", help="every Consumer")
     one.add_argument("--profile", metavar="NSID", help="every Consumer with this actuator profile")
     one.add_argument("--device", metavar="ID", help="this Consumer")
-    one.add_argument("--topic", help="another topic than OpenC2 has, whole: no namespace is added")
+    one.add_argument(
+        "--topic", type=_topic, help="another topic than OpenC2 has, whole: no namespace is added"
+    )
     group.add_argument(
         "--to", action="append", metavar="NAME", help="only who has this name; repeatable"
     )
@@ -226,7 +229,7 @@ def _common() -> _Parser:
         "--expect",
         type=_count,
         metavar="N",
-        help="end after N responses; fewer is a failure (default with --device: 1)",
+        help="end after responses of N Consumers; fewer are a failure (default with --device: 1)",
     )
     output.add_argument("--json", action="store_true", help="print one JSON object a line")
     output.add_argument("--verbose", action="store_true", help="log what the link does")
@@ -264,12 +267,19 @@ def _broker(text: str) -> tuple[str, int | None]:
     return host.strip("[]"), int(port)
 
 
+def _topic(text: str) -> str:
+    """Take what can be published on; an unset variable of a script must not mean everybody."""
+    if not text or set(text) & {"+", "#"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is no topic to publish on")
+    return text
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds < math.inf:
+    if not 0 < seconds < _LONGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return seconds
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import getpass
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -41,7 +42,8 @@ def load_settings(file: Path | None, options: Mapping[str, Any]) -> ProducerSett
     `options` are by TOML path (`broker.host`); relative paths in them begin where the command was
     called. Raises `ConfigError` with every problem.
     """
-    path = DEFAULT_FILE.expanduser() if file is None else file
+    # Path.expanduser would fail where there is no home directory
+    path = Path(os.path.expanduser(DEFAULT_FILE)) if file is None else file  # noqa: PTH111
     tree = {} if file is None and not path.exists() else read_toml(path)
     problems = [Problem(name, _not_ours(name)) for name in tree if name not in _KEYS]
     tree = {"from": _who(), **{name: tree[name] for name in _KEYS if name in tree}}

@@ -44,7 +44,8 @@ class Wire:
         self._timeout = timeout
         self._lost = lost
         self._leaving = False
-        self._last_loss: str | None = None
+        self.last_loss: str | None = None
+        """Why the link was lost last, if it ever was."""
         self._received: queue.SimpleQueue[Inbound] = queue.SimpleQueue()
         self._sent: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._ready = threading.Event()
@@ -76,7 +77,7 @@ class Wire:
             try:
                 sent = self._sent.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                reason = self._session.status().last_error or self._last_loss or "no answer in time"
+                reason = self._session.status().last_error or self.last_loss or "no answer in time"
                 raise LinkError(f"the broker did not take the message: {reason}") from None
         if self._session.status().refused > refused:
             raise LinkError(
@@ -115,7 +116,7 @@ class Wire:
 
     def _disconnected(self, reason: str) -> None:
         if not self._leaving:
-            self._last_loss = reason
+            self.last_loss = reason
             self._lost(reason)
 
     # -- what the session tells us (`oc2d.engine.ports.Intake`), on its thread

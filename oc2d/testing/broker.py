@@ -53,7 +53,11 @@ class Broker:
         (directory / "mosquitto.conf").write_text("\n".join(lines) + "\n")
 
     def start(self) -> Broker:
-        """Start it and wait until it listens; `NoBroker` when there is none here."""
+        """Start it and wait until it listens.
+
+        Raises `NoBroker` when mosquitto is not installed, AssertionError with its log when it does
+        not listen within 10 s.
+        """
         if self._binary is None:
             raise NoBroker("mosquitto is not installed")
         with self.log.open("ab") as log:

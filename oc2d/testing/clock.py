@@ -14,7 +14,7 @@ class TurnedClock:
         self.wall, self.boot, self.monotonic = wall, boot, 1000.0
 
     def turn(self, seconds: float, *, wall: bool = True) -> None:
-        """Let time go by; with `wall` False somebody sets the wall clock back by as much."""
+        """Let time go by; `wall` False: the wall clock does not follow, as if set back."""
         self.boot += int(seconds * 1000)
         self.monotonic += seconds
         if wall:

@@ -28,6 +28,7 @@ from oc2d.testing.transfer import PATIENCE, Recorder, Reply
 
 __all__ = ["DEVICE", "ActuatorHost"]
 
+#: The device_id of hosts and daemons in tests.
 DEVICE = "fw-7"
 PROCESSING = StatusCode.PROCESSING
 _T = TypeVar("_T")
@@ -37,8 +38,9 @@ class ActuatorHost:
     """`ask` a command, look at the `replies`; time goes by only by `advance`.
 
     `directory` holds the journal and is the actuators' state directory, `directory/run` their
-    runtime directory. `config` is a whole configuration for those who need one; its `[actuators]`
-    are not read: `actuators` are hosted, in this order. `hooks` are objects with hookimpls.
+    runtime directory; `timeout` are the seconds after which one counts as stuck. `config` is a
+    whole configuration for those who need one; its `[actuators]` are not read: `actuators` are
+    hosted, in this order. `hooks` are objects with hookimpls.
     """
 
     def __init__(  # noqa: PLR0913 - all but the first may be left out
@@ -117,7 +119,7 @@ class ActuatorHost:
     # -- time
 
     def advance(self, seconds: float, *, wall: bool = True) -> None:
-        """Let time go by, and what is due happen."""
+        """Let time go by, and what is due happen; `wall` False: the wall clock does not follow."""
         self.clock.turn(seconds, wall=wall)
         self.poke()
 

@@ -23,12 +23,19 @@ SECTIONS = {
     "metrics": "[metrics]",
     "actuators.<nsid>": "[actuators.<nsid>], whatever the profile",
 }
+PLUGINS = {
+    "actuators.slpf": "",
+    "actuators.x-log": "",
+    "actuators.pf": "In place of [actuators.slpf]: its keys but `update_directories`, and:",
+    "plugins.policy": "",
+    "plugins.audit": "",
+}
 CODES = {"0": "fine", "1": "failure", "2": "wrong command line", "78": "bad configuration"}
 
 
-def plugin_keys(profile: str) -> Iterator[tuple[str, str, str, str]]:
+def plugin_keys(table: str) -> Iterator[tuple[str, str, str, str]]:
     """Yield key, value, default and meaning from the reference: plugins have no table of keys."""
-    text = PLUGIN_KEYS.read_text().split(f"### `[actuators.{profile}]`", 1)[1]
+    text = PLUGIN_KEYS.read_text().split(f"### `[{table}]`", 1)[1]
     for row in re.findall(r"^\| `\w+` \|.*\|$", text.split("\n##")[0], re.MULTILINE):
         name, value, default, meaning = (cell.strip() for cell in row.strip("|").split(" | "))
         yield name.strip(" `"), value, default, meaning
@@ -85,20 +92,20 @@ def exits(codes: dict[str, str]) -> Iterator[str]:
         yield from item(number, meaning)
 
 
-def shared(command: Command) -> set[str]:
-    """Name the options that every one of its commands has too."""
-    return set.intersection(*({o.names[0] for o in sub.options} for sub in command.commands))
-
-
 def subcommands(command: Command) -> Iterator[str]:
     """Write each command with what only it takes."""
-    everywhere = shared(command)
+    everywhere = {option.names[0] for option in command.options}
     for sub in command.commands:
         words = " ".join(argument.value for argument in sub.arguments)
         yield f".SS {roff(f'{command.name} {sub.name} {words}'.strip())}"
         yield from paragraphs(f"{sub.help[:1].upper()}{sub.help[1:]}.")
         yield from option_items(argument for argument in sub.arguments if argument.help)
         yield from option_items(o for o in sub.options if o.names[0] not in everywhere)
+
+
+def _synopsis(sub: Command) -> str:
+    words = "".join(f" \\fI{argument.value}\\fR" for argument in sub.arguments)
+    return f"\\fBoc2d {roff(sub.name)}\\fR{words} [\\fIoptions\\fR]"
 
 
 def daemon_page(command: Command) -> str:
@@ -113,7 +120,7 @@ def daemon_page(command: Command) -> str:
                 (
                     ".nf",
                     "\\fBoc2d\\fR [\\fB\\-\\-foreground\\fR] [\\fIoptions\\fR]",
-                    *(f"\\fBoc2d {sub.name}\\fR [\\fIoptions\\fR]" for sub in command.commands),
+                    *(_synopsis(sub) for sub in command.commands),
                     ".fi",
                 ),
             ),
@@ -129,13 +136,23 @@ def daemon_page(command: Command) -> str:
                 ),
             ),
             ("OPTIONS", option_items(command.options)),
-            ("COMMANDS", subcommands(command)),
+            (
+                "COMMANDS",
+                (
+                    *paragraphs(
+                        "`check`, `plugins` and `status` take `--config`, `--log-format` and "
+                        "`--log-level` too, before or after their name."
+                    ),
+                    *subcommands(command),
+                ),
+            ),
             (
                 "SIGNALS",
                 (
                     *item(
                         "SIGTERM, SIGINT",
-                        "Finish what is running, disconnect, end. The rules stay in force.",
+                        "Finish what is running, disconnect, end. The rules stay in force, unless "
+                        "`at_stop` in oc2d.toml(5) says otherwise.",
                     ),
                     *item(
                         "SIGHUP",
@@ -210,8 +227,9 @@ def producer_page(command: Command) -> str:
                     "arrive, and ends with a status that scripts can use. Every command says to "
                     "whom it goes, by exactly one of `--device`, `--profile`, `--all` and "
                     "`--topic`.",
-                    "It ends after `--expect` responses (with `--device`: 1), or after `--timeout` "
-                    "seconds. Words of a target stand together: options go before or after them.",
+                    "It ends after responses of `--expect` Consumers (with `--device`: 1), or "
+                    "after `--timeout` seconds. Words of a target stand together: options go "
+                    "before or after them.",
                 ),
             ),
             ("COMMANDS", subcommands(command)),
@@ -243,7 +261,7 @@ def producer_page(command: Command) -> str:
                         "`from`, `namespace` and `[broker]`, as in oc2d.toml(5). For instance:",
                     ),
                     *code(
-                        'from = "soc@example.com"',
+                        'from = "soc"',
                         "",
                         "[broker]",
                         'host = "mqtt.example.com"',
@@ -283,9 +301,9 @@ def config_page() -> str:
     keys: list[str] = []
     for section, title in SECTIONS.items():
         keys += [f".SS {roff(title)}", *_keys(section)]
-    for profile in ("slpf", "x-log"):
-        keys.append(f".SS {roff(f'[actuators.{profile}]')}")
-        for row in plugin_keys(profile):
+    for table, told in PLUGINS.items():
+        keys += [f".SS {roff(f'[{table}]')}", *paragraphs(*filter(None, [told]))]
+        for row in plugin_keys(table):
             keys += _key(*row)
     return page(
         "oc2d.toml",

@@ -142,6 +142,14 @@ def test_the_largest_message_passes(soc):
     assert soc.wait("large")[0].status == 200
 
 
+@pytest.mark.req("LANG-77", "MQTT-54")
+def test_a_message_beyond_all_bounds_does_not_end_the_link(fw7, soc):
+    before = fw7.told()["link"]["reconnects"]
+    soc.publish(b"x" * (2 << 20)).wait_for_publish(10)
+    assert soc.ask(query("profiles")).status == 200
+    assert fw7.told()["link"]["reconnects"] == before
+
+
 @pytest.mark.req("MQTT-67")
 def test_a_wrong_password_is_refused_and_told(make_consumer):
     stranger = make_consumer(password="wrong").launch()

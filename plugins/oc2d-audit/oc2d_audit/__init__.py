@@ -1,4 +1,4 @@
-"""An audit log of OpenC2 commands: one line for each decision, each line bound to the one before.
+"""An audit log of OpenC2 commands: what is asked and decided, each line bound to the one before.
 
 `[plugins.audit]` names the file. `python -m oc2d_audit verify FILE` tells whether it is whole.
 """

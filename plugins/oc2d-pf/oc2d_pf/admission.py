@@ -36,6 +36,8 @@ class Admission:
         self._engine = engine
         self._look_up = look_up
         self._check = check
+        # nothing of them is in force, and the disk did not let go of them
+        self._left: list[Row] = []
 
     def admit(self, commands: Sequence[Command]) -> list[tuple[Row, float]]:
         """Add rules: rows first, then the engine, then the outcomes.
@@ -45,17 +47,21 @@ class Admission:
         store = self._store
         begun: list[tuple[Command, Row, float]] = []
         with store.transaction():
+            for left in self._left:
+                if (row := store.by_key(left.key)) is not None:
+                    store.drop(row)
             for command in commands:
                 try:
                     begun.append(self._begin(command))
                 except Refusal as refusal:
                     store.remember(command.key, Outcome(refusal.status, refusal.text))
-        answers = self._answers(begun)
-        outcomes = [
-            (command, row, lifetime, self._outcome(command, row, answers))
-            for command, row, lifetime in begun
-        ]
+        self._left = []
         try:
+            answers = self._answers(begun)
+            outcomes = [
+                (command, row, lifetime, self._outcome(command, row, answers))
+                for command, row, lifetime in begun
+            ]
             with store.transaction():
                 for command, row, _, (kept, outcome) in outcomes:
                     if kept is None:
@@ -64,16 +70,18 @@ class Admission:
                         store.put(kept)
                     store.remember(command.key, outcome)
         except StoreError as error:
+            rows = [row for _, row, _ in begun]
             try:
-                for _, row, _, _ in outcomes:
+                for row in rows:
                     self._engine.withdraw(row.slots)
             except Failed:  # a refusal would say that nothing has happened
                 raise RuntimeError("what could not be stored may be in force") from error
+            self._left = rows
             raise
         return [
             (kept, lifetime)
             for _, _, lifetime, (kept, _) in outcomes
-            if kept is not None and kept.target_name == "domain_name"
+            if kept is not None and kept.state == "done" and kept.target_name == "domain_name"
         ]
 
     def _answers(self, begun: list[tuple[Command, Row, float]]) -> Iterator[Response | Refusal]:
@@ -132,7 +140,7 @@ class Admission:
         self, command: Command, row: Row, answers: Iterator[Response | Refusal]
     ) -> tuple[Row | None, Outcome]:
         """Make one answer of the engine's next: of several rules all must be in force, or none."""
-        texts = dict.fromkeys(command.notes)
+        texts = dict.fromkeys([*command.notes, *language.masked(command.target)])
         slots = dict(row.slots)
         spared = None
         for slot, answer in [(slot, next(answers)) for slot in slots]:
@@ -157,10 +165,10 @@ class Admission:
         try:
             self._engine.withdraw(row.slots)
         except Failed:
-            # not even that: it stays known by its number, so that it can be deleted
-            kept = replace(row, slots=self._engine.present(row.slots), state="done")
+            # not even that: it stays known by its number, so that it can be deleted, and ends
+            kept = replace(row, slots=self._engine.present(row.slots))
             text = f"{refusal.text}; a part is in force as rule {row.number}"
-            return kept, Outcome(refusal.status, text)
+            return kept, Outcome(refusal.status, text, row.number)
         return None, Outcome(refusal.status, refusal.text)
 
     def row(self, command: Command, state: str) -> Row:

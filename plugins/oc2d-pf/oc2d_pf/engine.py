@@ -14,7 +14,7 @@ from oc2d.errors import Failed, NotSupported, Refusal
 from oc2d.language.values import DomainName
 from oc2d.language.vocabulary import Action
 from oc2d_pf import language
-from oc2d_pf.language import NOT_IMPLEMENTED, NOT_REMOVED, Args, EngineArgs
+from oc2d_pf.language import NOT_IMPLEMENTED, NOT_REMOVED, EngineArgs
 from oc2d_pf.store import Row, StoreError
 from oc2d_slpf import Slpf
 from oc2d_slpf.backend import BackendError
@@ -43,6 +43,10 @@ class Engine(Slpf):
         super().start(context)
         with self._rules.store.transaction():
             self._rules.store.give_none()
+
+    def is_empty(self) -> bool:
+        """Tell whether there is no rule."""
+        return not self._rules.store.first(1)
 
     def foreign(self, action: str, addresses: Sequence[Address]) -> list[str]:
         """Leave this host's own out of a deny: whoever owns the name could cut it off (PF-24)."""
@@ -125,10 +129,24 @@ class Engine(Slpf):
             raise
 
     def withdraw(self, slots: Mapping[int, tuple[str, str]]) -> None:
-        """Take out what these keys put in, as far as it is there; raises `Failed`."""
-        for key, _ in self.present(slots).values():
-            try:
-                self.revert(Command(key, None, Action.DELETE, "slpf:rule_number", 0, Args()))
-            except Failed as failed:
-                said = failed.text.partition(": ")[2]
-                raise Failed(f"{NOT_REMOVED}: {said}") from None
+        """Take out what these keys put in, as far as it is there; raises `Failed`.
+
+        Nothing is remembered of the keys: whoever uses one again means it.
+        """
+        try:
+            store = self._rules.store
+            there = [found for key, _ in slots.values() if (found := store.by_key(key))]
+            if not there:  # nor is the packet filter asked, which may refuse anything
+                return
+            with self._rules.changing():
+                for entry in there:
+                    self._rules.remove(entry)
+                    store.unsay(entry.key)
+        except (StoreError, BackendError) as error:
+            self._rules.take_back()
+            _log.error("pf_not_withdrawn", error=str(error))
+            text = "the packet filter or the disk refused the change"
+            raise Failed(f"{NOT_REMOVED}: {text}") from error
+        except BaseException:
+            self._rules.take_back()
+            raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any
 
 import msgspec
@@ -35,6 +35,7 @@ __all__ = [
     "engine_number",
     "engine_targets",
     "host_target",
+    "masked",
     "read_args",
     "refusal",
     "reworded",
@@ -176,6 +177,18 @@ def _advanced(target: AdvancedConnection) -> list[Target]:
     kinds: dict[int, Any] = {4: IPv4Connection, 6: IPv6Connection}
     wanted = versions or kinds  # without an address: both families
     return [(f"ipv{version}_connection", kinds[version](**members)) for version in wanted]
+
+
+def masked(target: object) -> list[str]:
+    """Say which ranges lost their host bits, as of targets that the core reads (AMB-31)."""
+    if not isinstance(target, AdvancedConnection):
+        return []
+    found = []
+    for text in (target.src_addr, target.dst_addr):
+        network = _network(text)
+        if text and network and ip_address(text.partition("/")[0]) != network.network_address:
+            found.append(f"target pf:advanced_connection {text} taken as {network}")
+    return found
 
 
 def _network(text: str | None) -> IPv4Network | IPv6Network | None:

@@ -42,12 +42,13 @@ def look_up(name: str) -> Answer:
         resolver = dns.resolver.Resolver()
         resolver.lifetime = _PATIENCE
         for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
-            answer = resolver.resolve(f"{name.rstrip('.')}.", kind, raise_on_no_answer=False)
+            try:
+                answer = resolver.resolve(f"{name.rstrip('.')}.", kind, raise_on_no_answer=False)
+            except dns.resolver.NXDOMAIN:  # some servers say so of one family (RFC 4074, 4.2)
+                continue
             if answer.rrset is not None:
                 found |= {ip_address(record.address) for record in answer.rrset}
                 lifetime = min(lifetime, answer.expiration - time.time())
-    except dns.resolver.NXDOMAIN:
-        return Answer((), _ABSENT)
     # ValueError: what stands in /etc/resolv.conf is no address, or no text
     except (dns.exception.DNSException, OSError, ValueError) as error:
         raise LookUpError(f"{type(error).__name__}: {error}") from error

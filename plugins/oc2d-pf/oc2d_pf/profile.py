@@ -42,6 +42,7 @@ from oc2d_slpf.specifiers import Specifiers
 __all__ = ["Pf"]
 
 _log = structlog.get_logger("oc2d.pf")
+_STATES = {"reserved": "not in force yet", "begun": "may not be in force"}
 _LISTED = 1000  # rules in the status, at most
 _ALLOW = (
     *("direction", "persistent", "insert_rule"),
@@ -91,15 +92,19 @@ class Pf(Actuator):
                 f"{error}; slpf, if it is on, has to go: pf takes its place"
             ) from error
         self._store = Store(places["state_directory"], context.boot_id)
+        if self._store.is_empty() and not self._engine.is_empty():
+            state = places["state_directory"]
+            raise StateError(f"{state}: nothing says whose the rules in slpf.db are; remove it too")
         self._admission = Admission(self._store, self._engine, self._look_up, self.check)
 
     def restore(self, ended: Collection[str]) -> None:
         """Put all rules in force; names are looked up again as soon as that is possible."""
         rows = [row for key in ended if (row := self._opened.by_key(key)) is not None]
         self._engine.restore([key for row in rows for key, _ in row.slots.values()])
+        rows += filter(self._is_void, self._opened.loose())
         with self._opened.transaction():
             for row in rows:
-                self._opened.drop(row)
+                self._opened.void(row)
         self._refresher.start()
         for row in self._opened.names():
             renew(self._opened, self._engine, row, row.addresses)
@@ -191,9 +196,9 @@ class Pf(Actuator):
 
     def _answer(self, commands: list[Command]) -> list[Response | Refusal]:
         """Answer a part; what was answered before is answered the same."""
+        known = {one.key: self._opened.outcome(one.key) for one in commands}
+        fresh = [one for one in commands if known[one.key] is None]
         try:
-            known = {one.key: self._opened.outcome(one.key) for one in commands}
-            fresh = [one for one in commands if known[one.key] is None]
             if fresh and fresh[0].action in {Action.ALLOW, Action.DENY}:
                 for row, lifetime in self._admission.admit(fresh):
                     self._refresher.watch(row.number, row.target, lifetime)
@@ -202,23 +207,23 @@ class Pf(Actuator):
                     return [super().execute(fresh[0])]
                 except Refusal as refusal:
                     return [refusal]
-            return [_told(self._opened.outcome(one.key)) for one in commands]
         except StoreError as error:
             _log.error("pf_failed", error=str(error))
-            return [Failed(f"{NOT_IMPLEMENTED}: it could not be stored") for _ in commands]
+            failed = Failed(f"{NOT_IMPLEMENTED}: it could not be stored")
+            return [_told(known[one.key]) if known[one.key] else failed for one in commands]
+        return [_told(self._opened.outcome(one.key)) for one in commands]
 
     @pair("query", "pf:rule_number", args=(), times=())
     def query(self, command: Command) -> Response:
         """Tell what is needed to make a rule again (PF-4)."""
         row = self._opened.by_number(command.target)
-        if row is None or row.state == "begun":
+        if row is None:
             raise NoMatch(f"there is no rule {command.target}")
         name = row.target_name.removeprefix("pf:")
         times = {"start_time": row.start, "stop_time": row.stop}
         args = {**{key: time for key, time in times.items() if time is not None}, "pf": row.args}
         text = f"stands for {', '.join(row.addresses)}" if row.addresses else None
-        if row.state == "reserved":
-            text = "not in force yet"
+        text = _STATES.get(row.state, text)
         results = Results(
             row.number,
             Action(row.action),
@@ -251,9 +256,16 @@ class Pf(Actuator):
         del target
         return language.refusal(reason, action)
 
+    def _is_void(self, row: Row) -> bool:
+        """Tell whether nothing is left of a rule that was to end, or of one that never began."""
+        if not row.slots or self._engine.present(row.slots):
+            return False
+        # what waited for its start time comes again, or is reverted
+        return row.state != "begun" or row.start is None
+
     def _remove(self, row: Row) -> None:
-        self._refresher.forget(row.number)
         self._engine.withdraw(row.slots)
+        self._refresher.forget(row.number)
 
     # -- new rules
 
@@ -311,10 +323,11 @@ def _is_plain(command: Command) -> bool:
 def _told(outcome: Outcome | None) -> Response | Refusal:
     """Turn an outcome into what the engine wants."""
     assert outcome is not None  # noqa: S101 - every command of a part has one by now
-    if (refusal := outcome.refusal) is not None:
+    refusal = outcome.refusal
+    if refusal is not None and outcome.number is None:
         return refusal
     results = None if outcome.number is None else Results(outcome.number)
-    return Response(StatusCode.OK, outcome.text, results)
+    return Response(StatusCode(outcome.status), outcome.text, results)
 
 
 def _shown(row: Row) -> dict[str, Any]:

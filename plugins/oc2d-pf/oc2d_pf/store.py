@@ -89,7 +89,7 @@ class Store:
             # what was not to survive a reboot is gone from the engine too (PF-29)
             with self.transaction():
                 for row in list(self._rows("WHERE boot != ? AND state != 'reserved'", boot_id)):
-                    self.drop(row)
+                    self.void(row)
         except StoreError as error:
             raise StateError(f"{path}: {error}") from error
 
@@ -130,13 +130,22 @@ class Store:
             row for row in self._rows("WHERE state = ?", "done") if row.target_name == "domain_name"
         ]
 
+    def loose(self) -> Iterator[Row]:
+        """Yield the rules that are not to last, and those of commands that came to no end."""
+        where = "WHERE state = 'begun' OR (state = 'done' AND boot IS NOT NULL)"
+        return self._rows(where)
+
+    def is_empty(self) -> bool:
+        """Tell whether there is no rule and no reservation."""
+        return next(self._rows("LIMIT 1"), None) is None
+
     def first(self, limit: int) -> list[Row]:
         """Return the first rules in order."""
-        return list(self._rows("WHERE state = 'done' ORDER BY place LIMIT ?", limit))
+        return list(self._rows("WHERE state != 'reserved' ORDER BY place LIMIT ?", limit))
 
     def count(self) -> int:
         """Tell how many rules there are."""
-        query = "SELECT count(*) FROM rule WHERE state = 'done'"
+        query = "SELECT count(*) FROM rule WHERE state != 'reserved'"
         return int(self._file.execute(query).fetchone()[0])
 
     def place(self, number: int) -> int:
@@ -176,6 +185,11 @@ class Store:
         """Take a rule out; no automatic number will be its."""
         self._file.execute("DELETE FROM rule WHERE number = ?", (row.number,))
         self._numbering.spend(row.number)
+
+    def void(self, row: Row) -> None:
+        """Take a rule out that has ended of itself; its command may be carried out anew."""
+        self.drop(row)
+        self._file.execute("DELETE FROM outcome WHERE key = ?", (row.key,))
 
     def settled(self) -> None:
         """Note that the engine has all rules where they are."""

@@ -31,11 +31,13 @@ from .world import World
 
 
 class Zone:
-    """Answers on a UDP socket; `records`: name → (seconds to live, addresses); `mute` or not."""
+    """Answers on a UDP socket; `records`: name → (seconds to live, addresses); `mute` or not;
+    of `denied` (name, type) it says that there is no such name."""
 
     def __init__(self, listening: socket.socket) -> None:
         self.records: dict[str, tuple[int, tuple[str, ...]]] = {}
         self.aliases: dict[str, tuple[int, str]] = {}
+        self.denied: set[tuple[str, int]] = set()
         self.mute = False
         self.asked = 0
         self._socket = listening
@@ -66,7 +68,7 @@ class Zone:
             lifetime, name = self.aliases[name]
             owner = query.question[0].name
             reply.answer.append(dns.rrset.from_text(owner, lifetime, "IN", "CNAME", f"{name}."))
-        if name not in self.records:
+        if name not in self.records or (name, kind) in self.denied:
             reply.set_rcode(dns.rcode.NXDOMAIN)
             return reply
         lifetime, addresses = self.records[name]

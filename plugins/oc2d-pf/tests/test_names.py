@@ -44,6 +44,17 @@ def test_both_families_are_looked_up_and_the_shortest_time_counts(zone):
 
 
 @pytest.mark.req("PF-22")
+@pytest.mark.parametrize("denied", [1, 28])
+def test_a_server_that_knows_no_name_of_the_other_family_makes_none_vanish(zone, denied):
+    address = "2001:db8::1" if denied == 1 else "192.0.2.1"
+    zone.records["www.example.com"] = (300, (address,))
+    zone.denied.add(("www.example.com", denied))
+    answer = look_up("www.example.com")
+    assert answer.addresses == (ip_address(address),)
+    assert 290 < answer.lifetime <= 300
+
+
+@pytest.mark.req("PF-22")
 @pytest.mark.parametrize(("told", "believed"), [(0, 5), (604_800, 86_400)])
 def test_times_to_live_have_bounds(zone, told, believed):
     zone.records["www.example.com"] = (told, ("192.0.2.1",))

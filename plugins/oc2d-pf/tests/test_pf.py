@@ -255,6 +255,9 @@ def test_an_advanced_connection_is_what_a_connection_can_say(world):
         "ipv4_connection dst_port=443 protocol=tcp",
         "ipv6_connection dst_port=443 protocol=tcp",
     ]
+    wide = {"src_addr": "10.1.2.3/8", "dst_addr": "192.0.2.0/24"}
+    text = act(world, "deny", {"pf:advanced_connection": wide}).text
+    assert text.startswith("target pf:advanced_connection 10.1.2.3/8 taken as 10.0.0.0/8; stays")
     for tagged in ({"src_addr": "web-servers"}, {"network": "dmz"}, {"application": "ftp"}):
         wrong(NotSupported, "Rule not implemented", **tagged)
     wrong(BadRequest, "src_addr and dst_addr are of different families", src_addr="::1",

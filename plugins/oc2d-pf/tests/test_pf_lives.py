@@ -192,5 +192,8 @@ def test_what_a_full_disk_leaves_in_force_is_not_answered_as_if_it_were_not(
         with pytest.raises(RuntimeError, match="may be in force"):
             pf.execute(command)
     assert world.rules()
+    (shown,) = pf.status()["rules"]
+    assert ask(world, shown["number"]).text.endswith("may not be in force")
     pf.revert(command)
     assert world.rules() == []
+    assert pf.status()["count"] == 0

@@ -20,9 +20,7 @@ _log = structlog.get_logger("oc2d.slpf")
 
 
 def response(outcome: Outcome) -> Response:
-    """Turn an outcome into what the engine wants; a remembered refusal is raised again."""
-    if (refused := outcome.refusal) is not None:
-        raise refused
+    """Turn a success into what the engine wants."""
     results = None if outcome.number is None else Results(outcome.number)
     return Response(StatusCode.OK, outcome.text, results)
 

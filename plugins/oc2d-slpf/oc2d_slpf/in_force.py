@@ -132,13 +132,13 @@ class InForce:
         """Keep the way to the endpoints open, and remember those that are wanted."""
         try:
             self._realign()
-            if self.loaded and endpoints != self.firewall.permits:
+            if self.loaded:
                 self.firewall.permit(endpoints)
             if wanted != self.store.permits():
                 with self.store.transaction():
                     self.store.keep_permits(wanted)
         except (StoreError, BackendError) as error:
-            # the link may work all the same; the next change tries again
+            # the link may work all the same; the next attempt to connect tries again
             _log.error("slpf_endpoints_not_kept", error=str(error))
 
     def repair(self) -> None:

@@ -6,7 +6,7 @@ key is carried out once: run again, it is answered what it was answered first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 from itertools import groupby
@@ -160,6 +160,8 @@ class Slpf(Actuator):
         match = language.match_of(command.target)
         if verdict is not Verdict.ALLOW and self._guard.protects(match):
             raise NotSupported(f"{NOT_UPDATED}: protected by never_block")
+        if not self._rules.firewall.can(verdict):
+            raise NotSupported(f"{OPTION}: drop_process {verdict.value} on this host")
         return verdict, match
 
     def reserve(self, command: Command) -> Results | None:
@@ -173,7 +175,9 @@ class Slpf(Actuator):
             if held := store.by_key(command.key):
                 return Results(held.rule.number)
             with store.transaction():
-                entry = self._entry(command, self._number(command), self._wanted(command))
+                entry = self._entry(
+                    command, self._number(command.args.insert_rule), self._wanted(command)
+                )
                 store.reserve(entry)
         except StoreError as error:
             raise answers.failed(command, error) from error
@@ -213,12 +217,11 @@ class Slpf(Actuator):
             number = command.reserved.rule_number
             raise Failed(f"{NOT_UPDATED}: rule {number} was deleted before its start")
         else:
-            number = self._number(command)
+            number = self._number(command.args.insert_rule)
         if len(self._rules.firewall.tiers) >= _MOST_RULES:
             raise Failed(f"{NOT_UPDATED}: there are {_MOST_RULES} rules, which is the most")
-        if not self._rules.firewall.can(verdict):
-            raise NotSupported(f"{OPTION}: drop_process {verdict.value} on this host")
-        texts = [*command.notes, *self._stays_open([] if verdict is Verdict.ALLOW else [match])]
+        hit = [] if verdict is Verdict.ALLOW else self._guard.stays_open(match)
+        texts = [*command.notes, *_stays_open(hit)]
         outcome = Outcome(StatusCode.OK, "; ".join(texts) or None, number)
         self._rules.add(self._entry(command, number, wanted))
         store.remember(command.key, outcome)
@@ -244,23 +247,26 @@ class Slpf(Actuator):
         """
         store = self._rules.store
         content = files.read(self.config.update_directories, command.target)
-        made = update.commands(command, content, self._wanted, store.is_reserved)
-        texts = [f"{len(made)} rules in force"]
-        if masked := sum(len(entry.notes) for entry in made):
+        masked = 0
+        open_: dict[str, None] = {}
+
+        def made(each: Command) -> Entry:
+            nonlocal masked
+            wanted = verdict, match = self._wanted(each)
+            masked += len(each.notes)
+            if verdict is not Verdict.ALLOW:
+                open_.update(dict.fromkeys(self._guard.stays_open(match)))
+            return self._entry(each, each.args.insert_rule or 0, wanted)
+
+        entries = update.entries(command, content, made, store.is_reserved)
+        if entries and not entries[-1].rule.number and store.left() < len(entries):
+            store.begin_anew()  # the new rules need no place ahead of any but themselves
+        texts = [f"{len(entries)} rules in force"]
+        if masked:
             texts.append(f"{masked} ranges lost their host bits")
-        wanted = [self._wanted(each) for each in made]
-        texts += self._stays_open(
-            match for verdict, match in wanted if verdict is not Verdict.ALLOW
-        )
-        outcome = Outcome(StatusCode.OK, "; ".join(texts))
-        automatic = any(each.args.insert_rule is msgspec.UNSET for each in made)
-        if automatic and store.left() < len(made):
-            raise NotSupported(NONE_LEFT)
+        outcome = Outcome(StatusCode.OK, "; ".join([*texts, *_stays_open(open_)]))
         # nothing is wrong with the file: what fails from here on takes all of it back
-        self._rules.exchange(
-            self._entry(each, self._number(each), what)
-            for each, what in zip(made, wanted, strict=True)
-        )
+        self._rules.exchange(map(self._numbered, entries))
         store.remember(command.key, outcome)
         return answers.response(outcome)
 
@@ -282,18 +288,23 @@ class Slpf(Actuator):
     # -- batches
 
     def _batch(self, commands: Sequence[Command]) -> list[Response | Refusal]:
-        """Carry out all of the commands in one transaction; if that fails, each in its own."""
+        """Carry out all of the commands in one transaction; if it is refused, each in its own.
+
+        Of a full disk no command is to blame, and to take back each takes its time.
+        """
         try:
             with self._rules.changing() as store:
                 done = store.outcomes([command.key for command in commands])
                 answered: dict[str, Response | Refusal] = {
-                    key: answers.response(outcome) for key, outcome in done.items()
+                    key: outcome.refusal or answers.response(outcome)
+                    for key, outcome in done.items()
                 }
                 for command in commands:
                     if command.key not in answered:
                         answered[command.key] = self._decide(command, store)
         except (StoreError, BackendError) as error:
-            if self._rules.take_back() and len(commands) > 1:
+            back = self._rules.take_back()
+            if back and isinstance(error, BackendError) and len(commands) > 1:
                 return [self._batch((command,))[0] for command in commands]
             return [answers.failed(command, error) for command in commands]
         except BaseException:
@@ -311,24 +322,21 @@ class Slpf(Actuator):
 
     # -- parts of commands
 
-    def _number(self, command: Command) -> int:
-        """Return the number that the command asks for, or the next automatic one."""
-        wanted = command.args.insert_rule
-        if wanted is msgspec.UNSET:
+    def _number(self, wanted: int | msgspec.UnsetType) -> int:
+        """Return the number that a command asks for, or the next automatic one."""
+        if not wanted:
             number = self._rules.store.automatic()
             if number is None:
                 raise NotSupported(NONE_LEFT)
             return number
         if self._rules.store.by_number(wanted) is not None:
             raise NotSupported(f"{IN_USE}: {wanted}")
-        return int(wanted)
+        return wanted
 
-    def _stays_open(self, denied: Iterable[Match]) -> list[str]:
-        """Word what of the denied is not reached (AMB-57)."""
-        found: dict[str, None] = {}
-        for match in denied:
-            found |= dict.fromkeys(self._guard.stays_open(match))
-        return [f"stays open: {', '.join(found)}"] if found else []
+    def _numbered(self, entry: Entry) -> Entry:
+        """Give an entry of a file the number that it is to have."""
+        number = self._number(entry.rule.number)
+        return replace(entry, rule=entry.rule._replace(number=number))
 
     def _rule(self, command: Command, number: int, wanted: Wanted) -> Rule:
         verdict, match = wanted
@@ -348,3 +356,8 @@ class Slpf(Actuator):
         self._here = Here.look()
         local = tuple(ip_network(address) for address in sorted(self._here.addresses))
         self._guard = Guard(self.config.never_block, local, self._linked, resolvers.in_use())
+
+
+def _stays_open(names: Collection[str]) -> list[str]:
+    """Word what of the denied is not reached (AMB-57)."""
+    return [f"stays open: {', '.join(names)}"] if names else []

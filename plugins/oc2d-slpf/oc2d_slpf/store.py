@@ -82,13 +82,15 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what is done inside, durably, or nothing of it."""
+        before = self._next
         try:
             with storing.transaction(self._file):
                 yield
                 self.write()
         except BaseException:
             self._added, self._told, self._reserved = {}, {}, None
-            self._numbered = True  # the file has the `next` of before: what it keeps may be taken
+            # the file has the `next` of before: what it keeps may be taken
+            self._next, self._taken, self._numbered = min(self._next, before), None, True
             raise
 
     # -- asking
@@ -159,6 +161,11 @@ class Store:
         self._numbered = True
         return number
 
+    def begin_anew(self) -> None:
+        """Give automatic numbers from the first one on; all rules in force are about to go."""
+        self._next, self._taken, self._numbered = FIRST_AUTOMATIC, None, True
+        self._file.execute("DELETE FROM spent")
+
     def give_none(self) -> None:
         """Give no automatic numbers from now on: whoever puts rules in chooses all of them."""
         if self._next >= 0:
@@ -210,6 +217,11 @@ class Store:
         """Keep what the command was answered; what it was answered first counts."""
         self._told.setdefault(key, outcome)
 
+    def unsay(self, key: str) -> None:
+        """Forget what the command was answered: it may be carried out anew."""
+        self._told.pop(key, None)
+        self._file.execute("DELETE FROM outcome WHERE key = ?", (key,))
+
     def keep_permits(self, permits: Collection[Permit]) -> None:
         """Keep these endpoints for the next start, and no others."""
         self._file.execute("DELETE FROM endpoint")
@@ -231,7 +243,7 @@ class Store:
             return
         self._file.executemany(
             f"INSERT INTO rule({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
-            [_row(entry) for entry in self._added.values()],
+            map(_row, self._added.values()),
         )
         self._added = {}
 

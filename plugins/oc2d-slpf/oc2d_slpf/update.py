@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from oc2d.actuator import TIMES, Command
 from oc2d.errors import BadRequest, Failed, NotSupported, Refusal
 from oc2d.language.codec import Encoding, InputLimits, Tree, decode
@@ -14,8 +12,9 @@ from oc2d.language.command import Dialect, OpenC2Command, Specified, decode_exte
 from oc2d.language.vocabulary import Action
 from oc2d_slpf.files import MAX_BYTES
 from oc2d_slpf.language import IN_USE, NOT_UPDATED, OPTION, Args
+from oc2d_slpf.store import Entry
 
-__all__ = ["commands"]
+__all__ = ["entries"]
 
 # its size bounds the rest; counting what nests would cost more than to try
 _LIMITS = InputLimits(payload=MAX_BYTES, depth=MAX_BYTES, items=MAX_BYTES)
@@ -23,38 +22,37 @@ _DIALECT = Dialect(profile_field=False)
 _NSID = "slpf"
 
 
-def commands(
+def entries(
     update: Command,
     content: bytes,
-    check: Callable[[Command], object],
+    made: Callable[[Command], Entry],
     is_reserved: Callable[[int], bool],
-) -> list[Command]:
-    """Return the commands of the file, each with a key of its own.
+) -> list[Entry]:
+    """Return what `made` makes of the commands of the file, each with a key of its own.
 
     They come in the order in which they are to take their numbers: chosen ones first, then from the
-    last entry to the first, because automatic numbers count down and the first entry is to be
-    evaluated first. Raises `Failed`, which names the entry that is wrong; `check` refuses what
-    cannot work.
+    last command to the first, because automatic numbers count down and the first is to be evaluated
+    first; those have the number 0 still. Raises `Failed`, which names the command that is wrong;
+    `made` refuses what cannot work. Of 300 000 commands as such, memory would be short.
     """
-    chosen: dict[int, Command] = {}
-    automatic: list[Command] = []
-    for entry, tree in enumerate(_entries(content), 1):
+    chosen: dict[int, Entry] = {}
+    automatic: list[Entry] = []
+    for place, tree in enumerate(_trees(content), 1):
         try:
-            command = _command(tree, f"{update.key}/{entry}", update.producer)
-            check(command)
-            number = command.args.insert_rule
-            if number is msgspec.UNSET:
-                automatic.append(command)
+            entry = made(_command(tree, f"{update.key}/{place}", update.producer))
+            number = entry.rule.number
+            if not number:
+                automatic.append(entry)
             elif number in chosen or is_reserved(number):
                 raise NotSupported(f"{IN_USE}: {number}")
             else:
-                chosen[number] = command
+                chosen[number] = entry
         except Refusal as refusal:
-            raise Failed(f"{NOT_UPDATED}: entry {entry}: {refusal.text}") from None
+            raise Failed(f"{NOT_UPDATED}: entry {place}: {refusal.text}") from None
     return [*chosen.values(), *reversed(automatic)]
 
 
-def _entries(content: bytes) -> list[Tree]:
+def _trees(content: bytes) -> list[Tree]:
     try:
         tree = decode(content, Encoding.JSON, _LIMITS)
     except BadRequest as refusal:

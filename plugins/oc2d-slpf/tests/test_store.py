@@ -68,6 +68,25 @@ def test_a_key_run_again_is_answered_as_first_and_changes_nothing(
         slpf.execute(taken)
 
 
+def test_a_refusal_that_is_remembered_leaves_the_rest_of_its_batch_alone(bench, paper, command):
+    slpf = bench.start(paper)
+    commands = [
+        command("deny", "10.0.0.0/8"),
+        command("delete", 42),
+        command("deny", "10.1.0.0/16"),
+    ]
+    first = slpf.execute_many(commands[:2])
+    bench.stop()
+    slpf = bench.start(paper)
+    calls = len(paper.calls)
+    again = slpf.execute_many(commands)  # after a power loss, all that waits comes together
+    assert again[0] == first[0]
+    assert (again[1].status, again[1].text) == (first[1].status, first[1].text)
+    assert again[2].status == 200
+    assert numbers(slpf) == [FIRST_AUTOMATIC - 1, FIRST_AUTOMATIC]
+    assert len(paper.calls) == calls + 1
+
+
 @pytest.mark.req("LANG-23", "SLPF-19")
 def test_revert_removes_what_its_key_made_and_nothing_else(bench, paper, command):
     slpf = bench.start(paper)
@@ -149,12 +168,17 @@ def test_the_endpoints_last_used_are_open_again_before_any_name_is_resolved(benc
     assert {permit.address for permit in paper.permits} == {"192.0.2.1", "2001:db8::1"}
 
 
-def test_an_endpoint_that_could_not_be_opened_is_with_the_next_change(bench, paper, command):
+@pytest.mark.req("AMB-57")
+@pytest.mark.parametrize("by", ["the next change", "the next attempt to connect"])
+def test_an_endpoint_that_could_not_be_opened_is_with(bench, paper, command, by):
     slpf = bench.start(paper)
     paper.failing = 2
     slpf.link_changing([Endpoint("192.0.2.1", 8883)])
     assert not paper.permits
-    slpf.execute(command("deny", "10.0.0.0/8"))
+    if by == "the next change":
+        slpf.execute(command("deny", "10.0.0.0/8"))
+    else:
+        slpf.link_changing([Endpoint("192.0.2.1", 8883)])
     assert {permit.address for permit in paper.permits} == {"192.0.2.1"}
 
 
@@ -203,6 +227,20 @@ def test_what_was_answered_500_is_neither_in_force_nor_comes_back(
     assert numbers(slpf) == [FIRST_AUTOMATIC]
     assert paper.elements() == 1
     assert slpf.execute(refused).status == 200
+
+
+def test_a_disk_that_is_full_is_not_asked_for_each_of_a_batch(bench, paper, monkeypatch, command):
+    slpf = bench.start(paper)
+    disk = Broken(slpf, monkeypatch)
+    disk.failing = True
+    calls = len(paper.calls)
+    answers = slpf.execute_many([command("deny", f"10.0.0.{last}") for last in range(9)])
+    assert {answer.text for answer in answers} == {"Rule not updated: the rule could not be stored"}
+    # to load all of the rules anew takes a second for 200 000
+    assert len(paper.calls) - calls <= 2
+    assert paper.elements() == 0
+    disk.failing = False
+    assert slpf.execute(command("deny", "10.0.0.1")).status == 200
 
 
 def test_a_store_that_cannot_even_be_read_after_a_failure_is_caught_up_with_later(

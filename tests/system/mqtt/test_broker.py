@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from oc2d.engine.ports import Outgoing
 from oc2d.language.codec import Encoding
 from oc2d.mqtt.settings import Backoff
 from oc2d.mqtt.status import LinkObserver
-from tests.peer import response
+from tests.peer import Conn, packet, publish, response, string
 from tests.waiting import wait_until
 
 ALL = "oc2/cmd/all"
@@ -201,6 +202,21 @@ def test_max_keep_alive_and_max_packet_size_of_the_broker_are_obeyed(make_broker
     wait_until(lambda: engine.sent_handles == [1, 2])
     assert session.status().refused == 1
     assert session.status().connected
+
+
+@pytest.mark.req("MQTT-54")
+def test_an_illegal_property_that_the_broker_lets_through_cuts_nobody_off(broker, start):
+    session, engine = start(broker.port)
+    healthy(session)
+    with socket.create_connection(("127.0.0.1", broker.port)) as sock:
+        conn = Conn(sock)
+        conn.send(packet(0x10, string("MQTT") + b"\5\2\0\x3c\0" + string("odd")))
+        conn.expect("CONNACK")
+        conn.send(publish(ALL, b"odd", properties=b"\1\2"))  # neither 0 nor 1
+        conn.send(publish(ALL, b"even", packet_id=2))
+        wait_until(lambda: len(engine.got) == 2)
+    assert [message.payload for message in engine.got] == [b"odd", b"even"]
+    assert session.status().reconnects == 0
 
 
 @pytest.mark.req("MQTT-51")

@@ -98,7 +98,7 @@ def test_a_broker_with_qos_0_only_is_left_with_an_error(peer, start):
         (publish("a", b"x", properties=b"\x23\0\x01"), 0x81),  # a topic alias we did not allow
         (publish("a", b"x", properties=b"\x7f"), 0x81),  # no such property
         (b"\x32\xff\xff\xff\xff\x7f", 0x81),  # remaining length of five bytes
-        (b"\x32\xff\xff\xff\x7f" + b"x" * 10, 0x95),  # larger than we said
+        (b"\x40\xff\xff\xff\x7f" + b"x" * 10, 0x95),  # larger than we said
         (packet(0xF0), 0x81),  # AUTH, which we did not begin
         (packet(0x10, b""), 0x81),  # not for a client
         (connack(), 0x82),  # twice

@@ -71,6 +71,22 @@ def test_a_broker_that_owes_an_answer_is_left(peer, start, stage):
     assert stage in session.status().last_error
 
 
+@pytest.mark.req("MQTT-14", "MQTT-54")
+def test_an_answer_may_be_late_behind_what_a_slow_link_still_brings(peer, start):
+    """Else a large command that waits for us would begin anew on each connection, for ever."""
+    session, engine = start(peer.port, answer_timeout=0.3)
+    conn = peer.welcome(session_present=True, codes=b"")
+    subscribe = conn.expect("SUBSCRIBE")
+    data = publish("oc2/cmd/all", b"x" * 7000)
+    for at in range(0, len(data), 1000):
+        conn.send(data[at : at + 1000])
+        time.sleep(0.1)
+    conn.send(packet(0x90, short(subscribe.packet_id) + b"\0\1"))
+    assert conn.expect("PUBACK").packet_id == 1
+    wait_until(lambda: session.status().healthy)
+    assert len(engine.got) == 1
+
+
 def test_an_idle_loop_takes_turns_only_when_pinged(peer, start):
     session, _ = start(peer.port)
     peer.welcome()

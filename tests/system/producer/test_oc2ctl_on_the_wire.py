@@ -15,7 +15,7 @@ from oc2d.producer.client import Producer
 from oc2d.producer.messages import command_topic
 from oc2d.producer.settings import load_settings
 from tests.peer import Peer, ack, short
-from tests.system.producer.conftest import OK, answering
+from tests.system.producer.conftest import DENY, OK, answering
 from tests.waiting import wait_until
 
 
@@ -136,6 +136,27 @@ def test_a_silence_tells_a_lost_command_from_one_that_waits(broker, run) -> None
     err = run(line)[2]
     assert waits in err
     assert lost not in err
+
+
+def test_a_link_that_breaks_while_we_wait_is_told_as_the_reason_for_a_silence(run) -> None:
+    """The command may have taken effect: nobody may believe that it waits, or is lost."""
+    peer = Peer()
+
+    def serve() -> None:
+        conn = peer.welcome(codes=b"\2\2")
+        conn.send(ack("PUBACK", conn.expect("PUBLISH").packet_id))
+        conn.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        code, _, err = run(f"{DENY} --timeout 0.5", peer.port)
+        thread.join()
+    finally:
+        peer.close()
+    assert code == 1
+    assert "the link to the broker was lost" in err
+    assert "has ever subscribed" not in err
 
 
 @pytest.mark.req("MQTT-68")

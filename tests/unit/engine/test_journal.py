@@ -157,7 +157,7 @@ def test_no_statement_of_the_journal_reads_more_than_it_must(tmp_path):
     journal.disarm(one, revert=True)
     journal.finish(one, keep=False)
     journal.expire(100, 10)
-    journal.forget(two)
+    journal.forget(two, keep=False)
     journal.post(Outgoing(1, "t", b"", Encoding.JSON))
     journal.released([1])
     journal.sent([1])

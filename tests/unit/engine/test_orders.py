@@ -243,6 +243,25 @@ def test_what_is_over_before_it_begins_is_given_up_with_what_was_reserved(build,
     assert bench.consumer._journal.timers() == []
 
 
+def test_what_is_refused_when_its_time_comes_gives_back_what_was_reserved(build, door):
+    bench = build(door)
+    later = deny(start_time=bench.turned.wall + 600_000)
+    bench.ask(later, request_id="deferred")
+    bench.settle()
+
+    def refuse(_command):
+        raise Forbidden("not now")
+
+    door.behave = refuse
+    bench.advance(600)
+    bench.settle()
+    assert told(bench)["deferred"] == (403, "not now")
+    assert door.reverted == [door.reserved[0].key]
+    bench.ask(later, request_id="deferred")  # the answer stays
+    bench.settle()
+    assert [reply.status for reply in bench.replies] == [102, 403, 403]
+
+
 def test_what_is_reserved_after_it_was_given_up_for_is_given_back(build, door):
     bench = build(door)
     reserving = door.on_reserve = Gate()

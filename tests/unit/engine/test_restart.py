@@ -180,6 +180,19 @@ def test_a_clean_stop_is_no_death_of_what_had_not_begun(build):
     assert [p.attempts for p in pending] == [0] * 18
 
 
+@pytest.mark.req("MQTT-54", "MQTT-56")
+def test_a_response_that_the_broker_took_in_a_session_that_is_gone_is_published_anew(build, door):
+    bench = build(door, confirm=False)
+    bench.ask(deny(), request_id="one")
+    bench.reply(1)
+    engine = bench.consumer.engine
+    engine.taken([bench.broker.sent[0].handle])
+    engine.session_lost()
+    bench.settle()
+    after = dies(bench, build, Recording(), confirm=False)
+    assert [out.released for out in after.broker.sent] == [False]
+
+
 def test_a_response_is_sent_again_under_its_handle_until_the_broker_has_it(build, door):
     bench = build(door, confirm=False)
     for number in range(3):
@@ -252,8 +265,14 @@ def test_the_actuator_of_a_command_may_be_gone(build, door):
     assert sorted({(r.status, r.text) for r in after.replies}) == [
         (500, "the actuator of this command is not loaded")
     ]
-    assert list(after.consumer._journal.pending()) == []
-    assert after.consumer._journal.timers() == []
+    back = dies(after, build, later := Recording(), name="back")
+    back.poke()
+    back.settle()
+    # of the one that waited, it may have reserved something
+    assert later.reverted == [*later.ended]
+    assert len(later.reverted) == 1
+    assert list(back.consumer._journal.pending()) == []
+    assert back.consumer._journal.timers() == []
 
 
 def test_what_was_accepted_runs_whatever_the_configuration_says_now(build, door):

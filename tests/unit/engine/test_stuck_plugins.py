@@ -8,7 +8,7 @@ import time
 import pytest
 
 from oc2d.actuator import Response
-from tests.unit.engine.bench import deny, features
+from tests.unit.engine.bench import again, deny, dies, features
 from tests.unit.engine.plugins import Gate, Idempotent, Recording, Window
 
 
@@ -66,7 +66,47 @@ def test_a_worker_may_get_stuck_before_it_executes(build, door, where):
     bench.settle()
     assert bench.statuses == [503]
     assert door.executed == []
+    assert len(door.reverted) == 1
+    bench.answered(features(), request_id=None)
     assert bench.consumer._journal.remembered == 0
+
+
+@pytest.mark.req("AMB-25")
+def test_what_a_stuck_worker_has_reserved_is_given_back_after_a_death(build):
+    first = Idempotent()
+    gate = first.on_reserve = Gate()
+    bench = build(first)
+    message = bench.message(deny(start_time=bench.turned.wall + 5000))
+    bench.deliver(message)
+    gate.wait()
+    bench.advance(60)
+    assert bench.reply(1).status == 503
+    after = dies(bench, build, later := Idempotent())
+    assert later.ended == {first.reserved[0].key}
+    after.poke()
+    after.settle()
+    assert later.reverted == [first.reserved[0].key]
+    assert list(after.consumer._journal.pending()) == []
+    after.deliver(again(message))
+    after.settle()
+    assert after.statuses[-1] == 200
+    assert later.executed[0].key != first.reserved[0].key
+    gate.open.set()
+
+
+def test_a_redelivery_without_an_id_is_new_though_something_is_to_be_given_back(build, door):
+    gate = door.on_reserve = Gate()
+    bench = build(door)
+    message = bench.message(deny(start_time=bench.turned.wall + 5000), request_id=None)
+    bench.deliver(message)
+    gate.wait()
+    bench.advance(60)
+    assert bench.reply(1).status == 503
+    gate.open.set()
+    bench.settle()
+    bench.deliver(again(message, redelivered=True))
+    bench.settle()
+    assert bench.statuses == [503, 200]
 
 
 def test_a_deferred_command_whose_time_comes_while_the_worker_is_stuck_is_answered_503(build, door):

@@ -199,6 +199,18 @@ def test_503_of_a_plugin_is_not_remembered(build, door, as_response):
     assert len(door.executed) == 2
 
 
+def test_a_response_that_is_no_refusal_has_done_something_and_its_window_ends(build, door):
+    door.behave = lambda _: Response(StatusCode.INTERNAL_ERROR, "a part is in force")
+    bench = build(door)
+    answer = bench.answered(deny(duration=5000))
+    assert (answer.status, answer.text) == (500, "a part is in force")
+    bench.settle()
+    assert door.reverted == []
+    bench.advance(5)
+    bench.settle()
+    assert door.reverted == [door.executed[0].key]
+
+
 def test_a_quick_outcome_does_not_wait_for_a_slow_one(build, idempotent):
     gates = [Gate(), Gate()]
     idempotent.behave = gates[0]

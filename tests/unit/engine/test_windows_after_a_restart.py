@@ -38,6 +38,40 @@ def test_a_deferred_command_waits_on_after_a_restart(build, door):
     assert after.consumer._journal.timers() == []
 
 
+@pytest.mark.req("AMB-25")
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_deferred_command_that_is_refused_at_its_start_gives_back_what_it_reserved(
+    build, door, killed
+):
+    door.behave = fails
+    gate = door.on_revert = Gate()
+    bench = build(door)
+    bench.ask(deny(start_time=bench.turned.wall + FUTURE))
+    bench.reply(1)
+    bench.settle()
+    bench.advance(FUTURE / 1000)
+    gate.wait()
+    assert bench.reply(2).status == 500
+    if killed:
+        bench = dies(bench, build, door := Recording())
+        bench.settle()
+        assert door.ended
+    gate.open.set()
+    bench.settle()
+    assert door.reverted == [bench.consumer._journal.epoch + door.reverted[0][12:]]
+    assert list(bench.consumer._journal.pending()) == []
+    assert bench.consumer._journal.timers() == []
+
+
+def test_what_is_refused_before_it_is_reserved_gives_nothing_back(build, door):
+    door.on_reserve = fails
+    bench = build(door)
+    bench.ask(deny(start_time=bench.turned.wall + FUTURE))
+    assert bench.reply(1).status == 500
+    bench.settle()
+    assert door.reverted == []
+
+
 def test_a_deferred_command_whose_time_came_while_nobody_was_there_runs_at_once(build, door):
     bench = build(door)
     bench.ask(deny(start_time=bench.turned.wall + FUTURE))

@@ -96,10 +96,6 @@ def test_rubbish_is_read_or_refused_and_nothing_else_happens(first, body, v5):
     "body",
     [
         b"\0\x01t\0\x01\x02\x01",  # properties longer than the packet
-        b"\0\x01t\0\x01\x04\x01\x01\x01\x00",  # Payload Format Indicator twice
-        b"\0\x01t\0\x01\x02\x01\x02",  # and neither 0 nor 1
-        b"\0\x01t\0\x01\x04\x03\0\x01\xff",  # no UTF-8
-        b"\0\x01t\0\x01\x04\x03\0\x01\0",  # a null character
         b"\0\x01t\0\x01\x05\x09\0\x09ab",  # longer than it is
         b"\0\x01t\0\x01\xff\xff\xff\xff\x01",  # a length of five bytes
         b"\0\x01+\0\x01\0",  # a wildcard
@@ -109,6 +105,22 @@ def test_rubbish_is_read_or_refused_and_nothing_else_happens(first, body, v5):
 def test_malformed_packets_are_refused(body):
     with pytest.raises(ValueError, match=r".+"):
         decode_publish(0x32, body, v5=True)
+
+
+@pytest.mark.req("MQTT-54")
+@pytest.mark.parametrize(
+    "properties",
+    [
+        b"\x01\x02",  # a Payload Format Indicator that is neither 0 nor 1
+        b"\x01\x01\x01\x00",  # and two of them
+        b"\x03\0\x01\xff",  # no UTF-8
+        b"\x03\0\x01\0",  # a null character
+        b"\x26\0\x01\xe9\0\x03\xed\xa0\x80",
+    ],
+)
+def test_illegal_values_are_read_all_the_same(properties):
+    body = b"\0\x01t\0\x01" + bytes([len(properties)]) + properties + b"payload"
+    assert decode_publish(0x32, body, v5=True).payload == b"payload"
 
 
 def test_under_3_1_1_there_are_no_properties():

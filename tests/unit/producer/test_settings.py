@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import re
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def test_without_a_file_a_broker_is_enough_and_the_sender_is_who_runs_it() -> No
     made = load_settings(None, {"broker.host": "b"})
     assert made.broker.tls
     assert re.fullmatch(r"[^/+#]+@[^/+#]+", made.sender)
+
+
+def test_who_has_no_home_directory_needs_no_file(monkeypatch) -> None:
+    """As in a container that runs under a number that nobody has."""
+    monkeypatch.delenv("HOME")
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    settings = load_settings(None, {"broker.host": "h", "from": "soc"})
+    assert settings.sender == "soc"
 
 
 def test_every_mistake_is_reported_at_once(home) -> None:

@@ -57,6 +57,13 @@ def test_a_wrong_command_line_ends_with_2(oc2d, arguments):
     assert "usage: oc2d" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "plugins", "status", "new-plugin"])
+def test_each_command_has_its_help(oc2d, command):
+    done = oc2d(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: oc2d {command} ")
+
+
 def test_a_missing_file_is_a_message_and_no_traceback(oc2d, tmp_path):
     for arguments in ([], ["check"], ["status"]):
         done = oc2d(*arguments, "--config", tmp_path / "none")
@@ -222,6 +229,20 @@ def test_a_reader_that_goes_away_is_no_traceback(write):
     )
     assert done.stderr == ""
     assert done.stdout.strip() in {"0", "1"}
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_reason_to_fail(write, closed):
+    """And its number is no place for a file or a socket of ours."""
+    path = write(CONFIG + X_LOG)
+    code = f"""
+import os
+from oc2d.cli import main
+found = main(["check", "--config", "{path}"])
+os._exit(found or not all(os.path.exists(f"/proc/self/fd/{{n}}") for n in range(3)))
+"""
+    shell = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", code]
+    assert subprocess.run(shell, capture_output=True, check=False).returncode == 0
 
 
 def test_ctrl_c_is_quiet(write, install, site, tmp_path):

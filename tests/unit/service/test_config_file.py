@@ -363,6 +363,20 @@ def test_text_that_is_not_utf8_comes_with_its_line(write):
     assert "line 2 is not UTF-8" in problems(path)[""]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [f"keep_alive = {'1' * 5000}", f"[broker]\nport = 0x{'f' * 5000}", f"limits = 0x{'f' * 5000}"],
+)
+def test_a_number_that_python_does_not_write_out_is_a_problem_like_others(write, text):
+    assert any("digits" in problem for problem in problems(write(text)).values())
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(write):
+    path = write()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load(path).device_id == "fw-7"
+
+
 def test_what_is_right_in_a_wrong_file_is_still_told(write):
     findings = inspect(write("[broker]\nhost = 'h'\n[state]\ndirectory = '/x'\n[actuators.slpf]"))
     assert findings.config is None

@@ -343,6 +343,19 @@ actuators:
     )
 
 
+def test_what_each_plugin_tells_is_shown_below_the_one_before():
+    told = [{"audit": {"seq": 9, "error": None}}, {"policy": {"rules": 3}}]
+    assert render({"plugins": told}).splitlines() == [
+        "",
+        "plugins:",
+        "  audit:",
+        "    seq:   9",
+        "    error: -",
+        "  policy:",
+        "    rules: 3",
+    ]
+
+
 def test_a_command_id_is_a_column_only_where_it_tells_more_than_the_request_id():
     same = {"request_id": "r-1", "command_id": "r-1", "status": 200}
     own = {"request_id": "r-2", "command_id": "c-2", "status": 200}

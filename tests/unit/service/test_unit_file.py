@@ -63,6 +63,14 @@ def test_the_unit_runs_oc2d_as_documented(root):
         assert f"\n{line}\n" in text
 
 
+def test_a_start_needs_no_path_that_some_host_lacks(root):
+    """One that is not there, as without the package or on arm64, ends it with 226/NAMESPACE."""
+    text = (root / "packaging/oc2d.service").read_text()
+    (line,) = re.findall(r"^ExecPaths=(.*)$", text, re.MULTILINE)
+    needed = [path for path in line.split() if not path.startswith("-")]
+    assert needed == ["/bin/sh", "/usr/lib", "/lib"]
+
+
 @pytest.mark.skipif(not shutil.which("systemd-sysusers"), reason="needs systemd-sysusers")
 def test_the_user_is_made_by_sysusers(root, tmp_path):
     (tmp_path / "etc").mkdir()

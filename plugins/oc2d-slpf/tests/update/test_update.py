@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
-from oc2d.errors import Failed, NotSupported
+from oc2d.errors import Failed
 from oc2d.language.vocabulary import Action
 from oc2d_slpf.rules import FIRST_AUTOMATIC
 
@@ -55,17 +57,26 @@ def test_all_rules_are_replaced_at_once_under_new_numbers(slpf, paper, command, 
 
 
 @pytest.mark.req("SLPF-25", "SLPF-44")
-def test_a_file_for_which_no_numbers_are_left_changes_nothing(slpf, command, write, monkeypatch):
-    slpf.execute(command("deny", "10.0.0.0/8"))
-    slpf.execute(command("deny", "10.0.0.0/8", insert_rule=2))
+def test_a_file_for_which_no_numbers_are_left_begins_with_the_first_one_again(
+    bench, slpf, paper, command, write, monkeypatch
+):
     monkeypatch.setattr(slpf._rules.store, "_next", 3)
+    slpf.execute(command("deny", "10.0.0.0/8"))
+    waits = command("deny", "10.0.0.0/9", insert_rule=FIRST_AUTOMATIC - 1)
+    slpf.reserve(waits)
     write(*(entry(net=f"192.0.2.{n}") for n in range(3)))
-    refused(slpf, update(), NotSupported, "no automatic number is left")
-    write(entry(net="192.0.2.1", insert_rule=2), *(entry(net=f"192.0.2.{n}") for n in (2,)))
+    # what takes the rules back takes that back: in front of the old ones there is still one place
+    paper.failing = 2
+    refused(slpf, update(), Failed, "Rule not updated: the packet filter refused")
+    assert slpf.execute(command("allow", "10.0.0.1")).results.rule_number == 2
     assert slpf.execute(update("update-2")).status == 200
-    assert [number for number, *_ in listed(slpf)] == [2, 3]
-    write(*(entry(net=f"192.0.2.{n}", insert_rule=n) for n in range(1, 9)))
-    assert slpf.execute(update("update-3")).status == 200
+    numbers = [number for number, *_ in listed(slpf)]
+    assert numbers == [FIRST_AUTOMATIC - 3, FIRST_AUTOMATIC - 2, FIRST_AUTOMATIC]
+    bench.stop()
+    slpf = bench.start(paper)
+    assert [number for number, *_ in listed(slpf)] == numbers
+    assert slpf.execute(command("deny", "10.0.0.9")).results.rule_number == FIRST_AUTOMATIC - 4
+    assert slpf.execute(command("deny", "10.0.0.0/9", key=waits.key)).status == 200
 
 
 @pytest.mark.req("SLPF-44")
@@ -185,6 +196,17 @@ def test_the_answer_says_what_is_not_as_the_file_has_it(bench, paper, directory,
     write(entry("deny", "10.9.9.9/8"), entry("deny", "10.0.0.0/16"), entry("allow", "192.0.2.0/24"))
     answer = slpf.execute(update()).text
     assert answer.startswith("3 rules in force; 1 ranges lost their host bits; stays open: never_b")
+
+
+def test_a_long_file_needs_little_memory_for_each_rule(slpf, write):
+    addresses = [f"10.{n // 256}.{n % 256}.1" for n in range(4000)]
+    write(*(entry("deny", address) for address in addresses))
+    slpf.execute(update("warm"))
+    tracemalloc.start()
+    slpf.execute(update())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1000 * len(addresses)  # the unit gives 512 MB, and 16 MiB are 310 000 rules
 
 
 # -- what leaves the old rules in force

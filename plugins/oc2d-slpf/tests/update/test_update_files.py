@@ -16,6 +16,7 @@ from oc2d.errors import BadRequest, Failed, Forbidden
 from oc2d.language.targets import Hashes
 from oc2d.language.values import MD5, SHA1, SHA256
 from oc2d_slpf import files
+from oc2d_slpf.rules import Verdict
 
 from .conftest import NAME, entry, listed, refused, update
 
@@ -68,6 +69,14 @@ def test_a_file_with_anything_wrong_changes_nothing_and_the_answer_says_where(
     (directory / NAME).write_text(content)
     refused(slpf, update(), Failed, rf"^Rule not updated: .*(?:{text})")
     assert paper.elements() == 1
+
+
+@pytest.mark.req("SLPF-10", "SLPF-52")
+def test_a_file_asks_for_nothing_that_the_packet_filter_cannot(slpf, paper, write):
+    paper.can = lambda verdict: verdict is not Verdict.FALSE_ACK
+    target = {"ipv4_connection": {"protocol": "tcp", "dst_port": 22}}
+    write(entry(), entry(net=target, drop_process="false_ack", direction="ingress"))
+    refused(slpf, update(), Failed, "^Rule not updated: entry 2: Option not supported: drop_proc")
 
 
 def test_what_only_concerns_the_reply_of_an_entry_may_be_there(slpf, write):
