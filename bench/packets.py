@@ -133,6 +133,7 @@ def load(items: list[Item], *, decided: bool) -> str:
     back_end = Nftables(owner=False)  # the chains below are not the owner's
     back_end.check()
     back_end.replace(tiers.operations())
+    back_end.close()
     hook = "{ type filter hook output priority -305; }"
     if decided:  # an accept goes on with the next base chain
         for i in range(TIMES - 1):

@@ -214,7 +214,8 @@ KEYS: tuple[Key, ...] = (
     Key(
         "state.runtime_directory",
         File(),
-        "What must not: the status socket, rules with `persistent: false`.",
+        "What must not: the status socket, and the mark of this boot, with which rules of "
+        "`persistent: false` end.",
     ),
     Key(
         "limits.payload",

@@ -6,7 +6,7 @@ A kind raises `ValueError` with words for the user, and describes itself for the
 # ruff: noqa: D102 - Kind.parse says it once for all
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -110,7 +110,7 @@ class Seconds(msgspec.Struct, frozen=True):
     def parse(self, value: object, _base: Path) -> float:
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             raise _wrong("a number of seconds", value)
-        if not (value > 0 and math.isfinite(value)):
+        if not 0 < value <= sys.float_info.max:
             raise _wrong(str(self), value)
         return float(value)
 
@@ -237,7 +237,10 @@ def topic_level_problem(text: str) -> str | None:
         return f"must not hold {' or '.join(bad)}: it becomes one level of a topic"
     if len(text.encode()) > _LONGEST_TOPIC // 2:
         return "is too long for a topic"
-    return plain_problem(text)
+    if problem := plain_problem(text):
+        return problem
+    # nobody could type it, oc2ctl does not address it, and mosquitto ends the link on some
+    return None if text.isprintable() else "must not hold characters that cannot be seen"
 
 
 def namespace_problem(text: str) -> str | None:

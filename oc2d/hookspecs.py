@@ -29,17 +29,16 @@ hookimpl = pluggy.HookimplMarker("oc2d")
 class Request:
     """What hooks are told of a request: who asked what, and where it came in.
 
-    `producer` (`from`) and `request_id` are what the message says, None where it says nothing.
-    `profile` is the one that carries it out: None for `query features` and what nobody here can.
-
     To be read only: what a hook changes in a profile's own target, arguments or specifiers, which
     are plain trees here, is carried out as changed.
     """
 
     request_id: str | None
     producer: str | None
+    """What the message says of its sender (`from`), as is `request_id`; None: it says nothing."""
     topic: str
     profile: str | None
+    """Which one carries it out; None: `query features`, and what nobody here can."""
     command: OpenC2Command
 
 

@@ -6,7 +6,6 @@ transaction is on the disk goes into the `Batch`.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from oc2d.engine.clock import Clock
 from oc2d.engine.hooks import Hooks
 from oc2d.engine.journal import Journal
 from oc2d.engine.ledger import Entry, Ledger
+from oc2d.engine.open_cases import OpenCases
 from oc2d.engine.patience import Patience
 from oc2d.engine.ports import Inbound, Outgoing
 from oc2d.engine.schedule import Scheduler
@@ -69,10 +69,7 @@ class Cases:
         self._clock = clock
         self.workers: dict[str, Worker] = {}
         self.due: Callable[[Job], None]  # the engine's; called by the scheduler
-        self.open: dict[int, Case] = {}
-        self.by_producer: Counter[str | None] = Counter()
-        self.held = 0
-        self._claims = threading.RLock()
+        self.open = OpenCases()
         self.counters: Counter[str] = Counter()
         self.patience = Patience()
 
@@ -144,22 +141,14 @@ class Cases:
 
     def reopen(self, case: Case) -> None:
         """Count a request among the open ones."""
-        request = case.job.request
-        self.open[request] = case
-        self.by_producer[case.to.producer] += 1
-        self.held += case.origin.size
+        self.open.add(case)
         if not case.told:
             now, delay = self._clock.monotonic(), self.settings.interim_after
-            self.patience.begin(request, case.response_type, now, delay)
+            self.patience.begin(case.job.request, case.response_type, now, delay)
 
     def _leave(self, request: int) -> None:
         """Keep nothing of a request that is finished."""
-        case = self.open.pop(request)
-        self.held -= case.origin.size
-        self.by_producer[case.to.producer] -= 1
-        if not self.by_producer[case.to.producer]:
-            del self.by_producer[case.to.producer]
-        self.patience.end(request, case.response_type)
+        self.patience.end(request, self.open.remove(request).response_type)
 
     # -- from the workers
 
@@ -194,14 +183,6 @@ class Cases:
         """Hold a deferred command until its start time."""
         case.deferred = True
         self._scheduler.at_start(case.job.window, partial(self.due, case.job))
-
-    def deferred(self) -> list[tuple[str | None, int]]:
-        """Tell of each command that waits for its start time whose it is and how many bytes."""
-        return [
-            (case.to.producer, case.origin.size)
-            for case in self.open.values()
-            if case.deferred or case.job.step is Step.RESERVE
-        ]
 
     def begin_deferred(self, job: Job, batch: Batch, *, stuck: bool) -> None:
         """Execute what waited for its start time, unless nobody would."""
@@ -322,37 +303,14 @@ class Cases:
 
     def started(self, jobs: Sequence[Job], batch: Batch) -> list[Job]:
         """Count the attempt before the actuator is asked; leave out what was answered already."""
-        wanted = self.claim(jobs)
-        batch.undo.append(partial(self._unclaim, wanted))
+        wanted = self.open.claim(jobs)
+        batch.undo.append(partial(self.open.unclaim, wanted))
         counted = [job for job in wanted if not job.noted]
         self._journal.started(job.request for job in counted if job.step is not Step.REVERT)
         for job in counted:
             if job.step is Step.REVERT:
                 self._journal.reverting(job.request)
         return wanted
-
-    def wanted(self, job: Job) -> bool:
-        """Tell whether a request is still open, on any thread."""
-        with self._claims:
-            return job.request in self.open
-
-    def claim(self, jobs: Sequence[Job]) -> list[Job]:
-        """Take what is still open and not taken yet, on any thread; what is reverted always is."""
-        wanted = []
-        with self._claims:
-            for job in jobs:
-                case = None if job.step is Step.REVERT else self.open.get(job.request)
-                if case is not None and not case.running:
-                    case.running = True
-                    wanted.append(job)
-                elif job.step is Step.REVERT:
-                    wanted.append(job)
-        return wanted
-
-    def _unclaim(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            if case := self.open.get(job.request):
-                case.running = False
 
     def postponed(self, jobs: Sequence[Job]) -> None:
         """Take back `started`, for the next start: the daemon stops."""
@@ -364,10 +322,10 @@ class Cases:
         What is deferred goes on waiting. What is answered 503 is not begun any more; a worker that
         comes back meanwhile is told when that is written, or that it is not.
         """
-        self._claims.acquire()
-        batch.undo.append(self._claims.release)
-        batch.then.insert(0, self._claims.release)
-        for case in [case for case in self.open.values() if case.job.profile == profile]:
+        release = self.open.hold()
+        batch.undo.append(release)
+        batch.then.insert(0, release)
+        for case in [case for case in self.open if case.job.profile == profile]:
             if case.running:
                 self.finished(case.job, OutcomeUnknown("outcome unknown"), batch)
             elif not case.deferred:

@@ -101,7 +101,7 @@ class Consumer:
             self._workers[nsid] = Worker(host, self.engine, clock)
 
     def _build_gate(self, config: Config, subscribed: frozenset[str], device_topic: str) -> Gate:
-        cases = self._cases
+        cases = self._cases.open
         return Gate(
             config=config,
             hosted=self._hosted,
@@ -112,7 +112,7 @@ class Consumer:
             hooks=self._hooks,
             clock=self._clock,
             load=Load(
-                queued=lambda: len(cases.open),
+                queued=lambda: len(cases),
                 queued_by=lambda producer: cases.by_producer[producer],
                 held=lambda: cases.held,
                 deferred=cases.deferred,

@@ -166,7 +166,7 @@ class Engine:
 
     def wanted(self, job: Job) -> bool:
         """Tell whether a request is still open."""
-        return self._cases.wanted(job)
+        return self._cases.open.wanted(job)
 
     def accepted(self, job: Job) -> None:
         """Send the 102 of an `ack`."""
@@ -174,7 +174,7 @@ class Engine:
 
     def reserved(self, job: Job, results: object) -> None:
         """Keep what was reserved."""
-        dropped = partial(self.finished, [(job, unless_begun(job, Failed("internal error")))])
+        dropped = partial(self.finished, [(job, OutcomeUnknown("internal error"))])
         self._post(
             _Report(lambda batch: self._cases.reserved(job, results, batch), dropped=dropped)
         )
@@ -182,7 +182,7 @@ class Engine:
     def started(self, jobs: Sequence[Job], *, durable: bool) -> list[Job]:
         """Write down that these begin, wait for it, return those that are still wanted."""
         if all(job.noted for job in jobs):
-            return self._cases.claim(jobs)
+            return self._cases.open.claim(jobs)
         written = threading.Event()
         wanted: list[Job] = []
 

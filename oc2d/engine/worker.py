@@ -281,7 +281,7 @@ class Worker:
                 with self._asking:
                     results = self.host.actuator.reserve(job.command)
             except BaseException as error:  # noqa: BLE001 - any plugin, any error
-                refusal = unless_begun(job, self._as_refusal(error))
+                refusal = unless_begun(job, self._broke_off(error))
             else:
                 self._reports.reserved(job, results)
                 return

@@ -14,11 +14,11 @@ import ssl
 import struct
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from paho.mqtt import _packet
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.exception import MalformedPacket
+from paho.mqtt.exception import MalformedPacket, MQTTException
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -27,7 +27,7 @@ from oc2d.mqtt.framing import whole
 from oc2d.mqtt.packets import Ack, Connack, Disconnect, Kind, Packet, Pong, Suback, reason_text
 from oc2d.mqtt.paho_client import paho
 from oc2d.mqtt.properties import decode_publish
-from oc2d.mqtt.settings import LinkSettings
+from oc2d.mqtt.settings import LARGEST_PACKET, LinkSettings
 from oc2d.mqtt.status import ServerLimits
 from oc2d.mqtt.tls_failure import tls_failure
 
@@ -57,6 +57,15 @@ class LinkLost(Exception):  # noqa: N818  an event rather than a mistake
     def __init__(self, text: str, code: int | None = None) -> None:
         super().__init__(text)
         self.code = code
+
+
+class _Given(Properties):
+    """What a CONNACK says; paho refuses a Maximum Packet Size above that of any packet."""
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - of any property
+        if name == "Maximum Packet Size":
+            value = min(value, LARGEST_PACKET)
+        super().__setattr__(name, value)  # type: ignore[no-untyped-call]
 
 
 class Link(paho.Client):
@@ -193,7 +202,7 @@ class Link(paho.Client):
     def _handle(self, first: int, body: bytes) -> None:
         try:
             self._packets.append(self._decode(first >> 4, first, body))
-        except (ValueError, struct.error) as error:
+        except (ValueError, LookupError, MQTTException, struct.error) as error:
             raise MalformedPacket(str(error)) from error
 
     def _decode(self, kind: int, first: int, body: bytes) -> Packet:
@@ -221,12 +230,17 @@ class Link(paho.Client):
         if self.v5 and len(body) > 1 and body[1] >= _ERROR:
             # paho knows fewer reasons than a broker may have
             return self._refused(reason_text(PacketTypes.CONNACK, body[1]), body[1])
-        connack = _packet.decode_connack(first, body, self._protocol)
-        if connack.rc:
-            return self._refused(f"{connack.reason} ({int(connack.rc):#04x})", int(connack.rc))
-        limits = self._limits(connack.properties)
+        given = None
+        if self.v5 and body[1:2] == b"\0":
+            given = _Given(PacketTypes.CONNACK)  # type: ignore[no-untyped-call]
+            given.unpack(body[2:])  # type: ignore[no-untyped-call]
+        else:
+            connack = _packet.decode_connack(first, body, self._protocol)
+            if connack.rc:
+                return self._refused(f"{connack.reason} ({int(connack.rc):#04x})", int(connack.rc))
+        limits = self._limits(given)
         self.keep_alive = limits.keep_alive
-        return Connack(bool(connack.flags & 1), None, limits)
+        return Connack(bool(body[0] & 1), None, limits)
 
     def _refused(self, reason: str, code: int) -> Connack:
         hint = ": see broker.username and broker.password_file" if code in _WHO_WE_ARE else ""

@@ -18,6 +18,7 @@ from oc2d.errors import ConfigError, Problem, StateError
 from oc2d.mqtt import events, topics
 
 __all__ = [
+    "LARGEST_PACKET",
     "PASSWORD_VARIABLE",
     "Backoff",
     "LinkSettings",
@@ -44,6 +45,8 @@ _CLIENT_ID = re.compile(r"[0-9A-Za-z]{1,23}")
 _CLIENT_ID_LENGTH = 23
 _ALPHABET = string.digits + string.ascii_letters
 _SMALLEST_PACKET_LIMIT = 1 << 20
+#: Bytes behind the fixed header (MQTT 5.0, 2.1.4).
+LARGEST_PACKET = 268_435_455
 _WRITE_IT = (
     "; write /etc/oc2d/credentials/{}, where the unit has it from, then restart: "
     "systemd reads it at the start only"
@@ -167,7 +170,9 @@ def consumer_link(config: Config, profiles: Sequence[str], client_id: str) -> Li
     extra = config.broker.extra_subscriptions
     return replace(
         broker_link(config.broker, client_id),
-        maximum_packet_size=max(4 * config.limits.payload, _SMALLEST_PACKET_LIMIT),
+        maximum_packet_size=min(
+            max(4 * config.limits.payload, _SMALLEST_PACKET_LIMIT), LARGEST_PACKET
+        ),
         subscriptions=topics.filters(config.namespace, profiles, config.device_id, extra),
         namespace=config.namespace,
         device_id=config.device_id,

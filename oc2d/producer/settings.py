@@ -25,6 +25,7 @@ __all__ = ["DEFAULT_FILE", "ProducerSettings", "load_settings", "producer_link"]
 DEFAULT_FILE = Path("~/.config/oc2d/oc2ctl.toml")
 
 _KEYS = ("broker", "from", "namespace")
+_MOST = 17 << 20  # bytes of a packet, for the largest response that is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +104,11 @@ def producer_link(
     return replace(
         broker_link(settings.broker, make_client_id()),
         session_expiry=0,
+        maximum_packet_size=_MOST,
         message_type="req",
         subscriptions=subscriptions,
         namespace=settings.namespace,
         backoff=Backoff(first=0.5, most=5.0),
-        connect_timeout=timeout,
+        connect_timeout=timeout / 3,  # two addresses may lead nowhere
         answer_timeout=timeout,
     )

@@ -46,17 +46,17 @@ class Admission:
         """
         store = self._store
         begun: list[tuple[Command, Row, float]] = []
-        with store.transaction():
-            for left in self._left:
-                if (row := store.by_key(left.key)) is not None:
-                    store.drop(row)
-            for command in commands:
-                try:
-                    begun.append(self._begin(command))
-                except Refusal as refusal:
-                    store.remember(command.key, Outcome(refusal.status, refusal.text))
-        self._left = []
         try:
+            with store.transaction():
+                for left in self._left:
+                    if (row := store.by_key(left.key)) is not None:
+                        store.drop(row)
+                for command in commands:
+                    try:
+                        begun.append(self._begin(command))
+                    except Refusal as refusal:
+                        store.remember(command.key, Outcome(refusal.status, refusal.text))
+            self._left = []
             answers = self._answers(begun)
             outcomes = [
                 (command, row, lifetime, self._outcome(command, row, answers))
@@ -70,19 +70,23 @@ class Admission:
                         store.put(kept)
                     store.remember(command.key, outcome)
         except StoreError as error:
-            rows = [row for _, row, _ in begun]
-            try:
-                for row in rows:
-                    self._engine.withdraw(row.slots)
-            except Failed:  # a refusal would say that nothing has happened
-                raise RuntimeError("what could not be stored may be in force") from error
-            self._left = rows
+            self._give_up(commands, error)
             raise
         return [
             (kept, lifetime)
             for _, _, lifetime, (kept, _) in outcomes
             if kept is not None and kept.state == "done" and kept.target_name == "domain_name"
         ]
+
+    def _give_up(self, commands: Sequence[Command], error: StoreError) -> None:
+        """Leave nothing of them in force, what an earlier run did neither."""
+        try:
+            rows = [row for one in commands if (row := self._store.by_key(one.key)) is not None]
+            for row in rows:
+                self._engine.withdraw(row.slots)
+        except (Failed, StoreError):  # a refusal would say that nothing has happened
+            raise RuntimeError("what could not be stored may be in force") from error
+        self._left += rows
 
     def _answers(self, begun: list[tuple[Command, Row, float]]) -> Iterator[Response | Refusal]:
         """Have the engine put the rules in, and say of each of their slots what came of it."""

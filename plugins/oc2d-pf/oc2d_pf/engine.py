@@ -106,10 +106,10 @@ class Engine(Slpf):
         return rule
 
     def present(self, slots: Mapping[int, tuple[str, str]]) -> dict[int, tuple[str, str]]:
-        """Return the slots whose rules are there."""
-        return {
-            n: slot for n, slot in slots.items() if self._rules.store.by_key(slot[0]) is not None
-        }
+        """Return the slots whose rules are there; raises `StoreError`."""
+        store = self._rules.store
+        with store.transaction():  # what one wrote that failed is not there
+            return {n: slot for n, slot in slots.items() if store.by_key(slot[0]) is not None}
 
     def move(self, numbers: Mapping[str, int]) -> None:
         """Give the rules of these keys other numbers that leave the order as it is.
@@ -134,14 +134,14 @@ class Engine(Slpf):
         Nothing is remembered of the keys: whoever uses one again means it.
         """
         try:
-            store = self._rules.store
-            there = [found for key, _ in slots.values() if (found := store.by_key(key))]
+            there = self.present(slots)
             if not there:  # nor is the packet filter asked, which may refuse anything
                 return
-            with self._rules.changing():
-                for entry in there:
-                    self._rules.remove(entry)
-                    store.unsay(entry.key)
+            with self._rules.changing() as store:
+                for key, _ in there.values():
+                    if found := store.by_key(key):
+                        self._rules.remove(found)
+                    store.unsay(key)
         except (StoreError, BackendError) as error:
             self._rules.take_back()
             _log.error("pf_not_withdrawn", error=str(error))

@@ -11,7 +11,7 @@ from oc2d.errors import Failed, StateError
 from oc2d_slpf.backend import BackendError
 from oc2d_slpf.operations import AddKeys
 
-from .world import NAME, NET, act, ask, make, number_of, refused
+from .world import NAME, NET, Death, act, ask, make, number_of, refused
 
 
 def full(*_):
@@ -94,6 +94,38 @@ def test_what_was_withdrawn_is_put_in_force_when_its_command_comes_again(
     (answer,) = world.running.execute_many([command])
     assert answer.status == 200
     assert len(world.rules()) == len(world.running.status()["rules"][0].get("addresses", [0]))
+
+
+@pytest.mark.parametrize("step", ["drop", "withdraw"])
+def test_what_an_earlier_run_put_in_force_is_not_refused_as_if_it_were_not(
+    world, monkeypatch, step
+):
+    command = make("deny", NET, window=(None, 1000))
+    ask_ = world.running._engine.ask
+
+    def die(commands):
+        raise Death(ask_(commands))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(world.running._engine, "ask", die)
+        with pytest.raises(Death):
+            world.running.execute(command)
+    world.kill()
+    world.start()
+    assert world.rules()
+    with monkeypatch.context() as broken:
+        broken.setattr(world.running._store, "put", full)
+        broken.setattr(world.running._store, "remember", full)
+        if step == "withdraw":
+            refuses(broken, world, refuse)
+            with pytest.raises(RuntimeError, match="may be in force"):
+                world.running.execute(command)
+        else:
+            refused_ = world.running.execute_many([command])[0]
+            assert isinstance(refused_, Failed)
+    assert bool(world.rules()) is (step == "withdraw")
+    world.running.revert(command)
+    assert world.rules() == []
 
 
 def test_what_was_done_before_is_answered_so_though_the_disk_takes_nothing_more(world, monkeypatch):

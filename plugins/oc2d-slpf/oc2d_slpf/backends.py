@@ -8,13 +8,17 @@ from oc2d_slpf.settings import Settings
 __all__ = ["make_backend"]
 
 
-def make_backend(config: Settings) -> Backend:
-    """Make the back end that `backend` names; nothing is opened yet, and no other one imported."""
-    if config.backend == "nftables":
+def make_backend(config: Settings, name: str | None = None) -> Backend:
+    """Make the back end of this name, else the configured one; no other one is imported.
+
+    Nothing is opened yet.
+    """
+    name = name or config.backend
+    if name == "nftables":
         from oc2d_slpf.nftables import Nftables  # noqa: PLC0415 - each is a tenth of the start
 
         return Nftables(config.never_block, log_group=config.log_group)
-    if config.backend == "iptables":
+    if name == "iptables":
         from oc2d_slpf.iptables import Iptables  # noqa: PLC0415 - the same
 
         return Iptables(config.never_block)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import structlog
@@ -57,6 +57,25 @@ class InForce:
             self.store.forget(ended)
         self.firewall.load(self.store.rules(), permits)
         self.loaded = True
+
+    def succeed(self, name: str, make: Callable[[str], Backend]) -> None:
+        """Remove what another back end has of the rules, now that the one of this name has them."""
+        before = self.store.backend()
+        if before == name:
+            return
+        if before is not None:
+            old = make(before)
+            try:
+                old.check()
+                old.remove()
+            except (StateError, BackendError) as error:
+                _log.error("slpf_not_removed", backend=before, error=str(error))
+                if isinstance(error, BackendError):  # the next start tries again
+                    return
+            finally:
+                old.close()
+        with self.store.transaction():
+            self.store.keep_backend(name)
 
     def close(self, *, remove: bool) -> None:
         """Close the store; what is in force stays, or is removed."""

@@ -33,10 +33,12 @@ __all__ = [
     "attribute",
     "attributes",
     "nested",
+    "own_addresses",
     "string",
     "u32",
 ]
 
+NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
 SOL_NETLINK = 270
 NETLINK_CAP_ACK = 10  # an error does not carry the message it is about
@@ -56,6 +58,10 @@ NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
 NLMSGERR_ATTR_MSG = 1
 NLMSGERR_ATTR_OFFS = 2
+
+RTM_NEWADDR, RTM_GETADDR = 20, 22
+IFADDRMSG = 8  # bytes
+IFA_ADDRESS, IFA_LOCAL = 1, 2
 
 NFNL_MSG_BATCH_BEGIN = 0x10
 NFNL_MSG_BATCH_END = 0x11
@@ -124,6 +130,30 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
             return
         yield kind & NLA_TYPE_MASK, data[at + 4 : at + size]
         at += size + 3 & ~3
+
+
+def _received(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Read a datagram: kind, sequence and payload of each message."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        size, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
+        yield kind, sequence, data[at + _HEADER.size : at + size]
+        at += size + 3 & ~3
+
+
+def own_addresses() -> Iterator[bytes]:
+    """Ask for the addresses of this network namespace, of both families. Raises OSError."""
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    with socket.socket(socket.AF_NETLINK, kind, NETLINK_ROUTE) as asked:
+        size, flags = _HEADER.size + IFADDRMSG, NLM_F_REQUEST | NLM_F_DUMP
+        asked.send(_HEADER.pack(size, RTM_GETADDR, flags, 1, 0) + bytes(IFADDRMSG))
+        while True:
+            for answer, _, payload in _received(asked.recv(_BUFFER)):
+                if answer != RTM_NEWADDR:
+                    return
+                found = dict(attributes(payload[IFADDRMSG:]))
+                # IFA_ADDRESS is the other end's on a link from point to point
+                yield found.get(IFA_LOCAL) or found[IFA_ADDRESS]
 
 
 class Netlink:
@@ -265,13 +295,7 @@ class Netlink:
             return []
         except OSError as error:  # ENOBUFS: more errors than fit
             raise NetlinkError(error.errno or 0, str(error)) from error
-        found = []
-        at = 0
-        while at + _HEADER.size <= len(data):
-            size, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
-            found.append((kind, sequence, data[at + _HEADER.size : at + size]))
-            at += size + 3 & ~3
-        return found
+        return list(_received(data))
 
 
 def _told(data: bytes) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,9 @@ __all__ = ["Nftables"]
 GETTABLE, GETCHAIN, GETSET = 1, 4, 10
 NFT_TABLE_F_OWNER, NFT_TABLE_F_PERSIST = 2, 4
 _HELD = NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST
+_NAMESPACE = Path("/proc/thread-self/ns/net")
+#: The network namespaces in which this process has the table without the owner flag.
+_held_here: set[int] = set()
 # only the first network namespace has it, and only what passes there gets into the kernel's log
 _KERNEL_LOG = Path("/proc/sys/net/netfilter/nf_log_all_netns")
 
@@ -53,6 +57,7 @@ class Nftables:
         self._log_group = log_group
         self._flags = _HELD if owner else 0
         self._connection = Connection()
+        self._namespace: int | None = None  # where it has the table without the owner flag
         self._decoys: set[int] = set()
         self._comparing = False  # the maps that ranked sets need are there
         self._tracking = False  # the lists are behind connection tracking
@@ -68,6 +73,8 @@ class Nftables:
                     raise
                 self._flags = 0
                 self._try()
+            if not self._flags:
+                self._be_alone()
         except OSError as error:
             self.close()
             raise StateError(
@@ -160,8 +167,19 @@ class Nftables:
     def close(self) -> None:
         """Let go of the table, which stays; harmless when repeated."""
         self._connection.close()
+        if self._namespace is not None:
+            _held_here.discard(self._namespace)
+            self._namespace = None
 
     # -- the table as it is
+
+    def _be_alone(self) -> None:
+        """Refuse, as the owner flag does, a second profile of this daemon: slpf beside pf."""
+        namespace = _NAMESPACE.stat().st_ino
+        if self._namespace is None and namespace in _held_here:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        _held_here.add(namespace)
+        self._namespace = namespace
 
     def _try(self) -> None:
         cleared = self._cleared(self._found_chains(), tracked=False)

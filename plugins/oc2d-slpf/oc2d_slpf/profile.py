@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_network
 from itertools import groupby
 from types import MappingProxyType
@@ -93,6 +94,8 @@ class Slpf(Actuator):
         """Put all rules in force at once (SLPF-18, SLPF-19)."""
         try:
             self._rules.restore(ended, self._guard.endpoints)
+            if self.config.backend != "dry-run":
+                self._rules.succeed(self.config.backend, partial(make_backend, self.config))
         except StoreError as error:
             raise StateError(f"the rules of slpf cannot be read: {error}") from error
         except BackendError as error:

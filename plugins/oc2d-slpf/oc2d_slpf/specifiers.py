@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from oc2d_slpf.netlink import own_addresses
 from oc2d_slpf.settings import Settings
 
 __all__ = ["Here", "Specifiers"]
@@ -78,12 +77,8 @@ def _full_name(name: str) -> str:
 
 
 def _addresses() -> set[str]:
-    """Read the addresses of this network namespace from the kernel, of both families."""
-    found = set()
+    """Ask the kernel, of which a router's table of routes would take minutes to read."""
+    found: set[str] = set()
     with suppress(OSError):
-        text = Path("/proc/thread-self/net/fib_trie").read_text(encoding="ascii")
-        found |= set(re.findall(r"\|-- (\S+)\n\s+/32 host LOCAL", text))
-    with suppress(OSError):
-        text = Path("/proc/thread-self/net/if_inet6").read_text(encoding="ascii")
-        found |= {str(ip_address(bytes.fromhex(line[:32]))) for line in text.splitlines()}
+        found.update(str(ip_address(address)) for address in own_addresses())
     return found

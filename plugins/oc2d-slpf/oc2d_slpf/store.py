@@ -17,6 +17,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from oc2d.errors import StateError
 from oc2d_slpf import opening, salvage, storing
@@ -69,7 +70,7 @@ class Store:
         self._reserved: set[str] | None = None  # the keys of all reservations; None: unknown
         try:
             self.damaged = salvage.set_aside(path)
-            self._next = self._meta("next") or FIRST_AUTOMATIC
+            self._next = int(self._meta("next") or FIRST_AUTOMATIC)
             self._void_unless(runtime_directory / _MARK, boot_id)
         except (StoreError, OSError) as error:
             self.close()
@@ -133,6 +134,11 @@ class Store:
         """Return the endpoints last kept open."""
         query = "SELECT address, protocol, port FROM endpoint"
         return frozenset(Permit(*row) for row in self._file.execute(query))
+
+    def backend(self) -> str | None:
+        """Return which packet filter has the rules; None: that was not noted."""
+        found: str | None = self._meta("backend")
+        return found
 
     def left(self) -> int:
         """Tell how many automatic numbers there still are."""
@@ -228,6 +234,10 @@ class Store:
         rows = [(permit.address, permit.protocol, permit.port) for permit in permits]
         self._file.executemany("INSERT INTO endpoint VALUES (?, ?, ?)", rows)
 
+    def keep_backend(self, name: str) -> None:
+        """Note which packet filter has the rules."""
+        self._file.execute("REPLACE INTO meta VALUES ('backend', ?)", (name,))
+
     def write(self) -> None:
         """Write all that was put in: many rows cost less together."""
         self._write_added()
@@ -301,9 +311,9 @@ class Store:
             (_OUTCOMES, _SLICE),
         )
 
-    def _meta(self, name: str) -> int | None:
+    def _meta(self, name: str) -> Any:  # noqa: ANN401 - what was kept under that name
         row = self._file.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return None if row is None else int(row[0])
+        return None if row is None else row[0]
 
     def _entries(self, where: str, value: object) -> Iterator[Entry]:
         query = f"SELECT {_COLUMNS} FROM rule {where}"  # noqa: S608 - constants

@@ -84,6 +84,18 @@ def test_a_start_that_fails_leaves_nothing_behind(namespace, bench, filter_):
     assert set(threading.enumerate()) == threads
 
 
+@pytest.mark.req("PF-40")
+def test_without_owners_too_two_profiles_of_a_daemon_do_not_share_the_table(namespace):
+    """Each would undo without end what the other does."""
+    first, second = Nftables(owner=False), Nftables(owner=False)
+    namespace.run(first.check)
+    with pytest.raises(StateError, match=r"Operation not permitted.*no other oc2d"):
+        namespace.run(second.check)
+    namespace.run(first.close)
+    namespace.run(second.check)
+    namespace.run(second.close)
+
+
 @pytest.mark.req("SLPF-34")
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_large_set_that_is_full_is_made_anew_with_more_room(

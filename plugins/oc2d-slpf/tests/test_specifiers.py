@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from ipaddress import ip_network
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from oc2d.language.values import IPv4Net
 from oc2d_slpf import Slpf
 from oc2d_slpf.language import match_of
 from oc2d_slpf.specifiers import Here, Specifiers
+from tests.namespace import tool
 
 
 @pytest.fixture
@@ -80,6 +82,33 @@ def test_the_hosts_own_names_and_addresses_are_found():
     here = Here.look()
     assert "127.0.0.1" in here.addresses
     assert all(name == name.lower() for name in here.names)
+
+
+@pytest.mark.root
+@pytest.mark.req("SLPF-54")
+def test_on_a_router_the_addresses_of_the_host_are_found_without_a_look_at_all_routes(namespace):
+    namespace.ip("link", "add", "one", "type", "veth", "peer", "name", "two")
+    for address in ("10.1.1.1/24", "10.1.1.2/24", "10.1.2.1 peer 10.1.2.9/32", "fd77::1/64"):
+        namespace.ip("addr", "add", *address.split(), "dev", "one")
+    for device in ("one", "two"):
+        namespace.ip("link", "set", device, "up")
+    routes = (f"route add 20.0.{n // 64}.{n % 64 * 4}/30 dev one" for n in range(2000))
+    namespace.run(tool, "ip", "-batch", "-", text="\n".join(routes))
+
+    def look():
+        before = _bytes_read()
+        return Here.look().addresses, _bytes_read() - before
+
+    addresses, size = namespace.run(look)
+    there = {"127.0.0.1", "::1", "10.1.1.1", "10.1.1.2", "10.1.2.1", "fd77::1"}
+    assert {address for address in addresses if not address.startswith("fe80:")} == there
+    assert any(address.startswith("fe80:") for address in addresses)
+    assert size < 50_000  # a million routes took two minutes
+
+
+def _bytes_read():
+    (line, *_) = Path("/proc/thread-self/io").read_text().splitlines()
+    return int(line.removeprefix("rchar: "))
 
 
 @pytest.mark.req("SLPF-54")

@@ -168,6 +168,15 @@ def test_a_broker_that_restarts_while_we_wait_loses_no_later_response(
     thread.join()
 
 
+def test_a_response_of_some_megabytes_is_shown(broker, consumer, run) -> None:
+    """As of a Consumer that tells its software."""
+    large = {"status": 200, "results": {"x-sbom": {"content": "x" * (3 << 20)}}}
+    consumer(broker.port, answering(large))
+    code, out, _ = run(f"{DENY} --from soc --timeout 10")
+    assert code == 0
+    assert len(out) > 3 << 20
+
+
 def test_a_file_is_sent_as_a_message_or_as_it_is(broker, consumer, run, tmp_path, monkeypatch):
     fake = consumer(broker.port, answering(OK, topics=("oc2/rsp/orch",)))
     file = tmp_path / "c.json"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -99,6 +101,22 @@ def test_an_unreachable_broker_is_told_within_the_timeout(run) -> None:
     code, _, err = run("query features --all", peer.port)
     assert code == 1
     assert "refused" in err
+
+
+def test_addresses_that_do_not_answer_leave_time_for_the_next(broker, run, monkeypatch) -> None:
+    """As those of IPv6, of a broker with both, where it leads nowhere."""
+    with socket.socket() as silent, contextlib.ExitStack() as waiting:
+        silent.bind(("", 0))
+        silent.listen(0)
+        port = silent.getsockname()[1]
+        for _ in range(3):  # its queue is full: whoever comes now hears nothing
+            sock = waiting.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+        targets = (("127.0.0.1", port), ("127.0.0.2", port), ("127.0.0.1", broker.port))
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", target) for target in targets]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        assert "no response within" in run("query features --all --timeout 1")[2]
 
 
 @pytest.mark.req("MQTT-57")

@@ -276,8 +276,8 @@ def test_nothing_is_kept_of_a_finished_request(build, door):
     bench.advance(2)
     bench.settle()
     cases = bench.consumer._cases
-    assert cases.open == {}
-    assert cases.by_producer == {}
+    assert not cases.open
+    assert cases.open.by_producer == {}
     assert all(not line for line in cases.patience._lines.values())
     assert len(bench.consumer.engine._handles) == 0
     assert bench.consumer.engine._done == []

@@ -52,7 +52,7 @@ def test_large_messages_fill_the_queue_by_their_bytes(build, door, monkeypatch):
     bench.reply(4)
     assert bench.statuses == [503, 200, 200, 200]
     bench.settle()
-    assert bench.consumer._cases.held == 0
+    assert bench.consumer._cases.open.held == 0
 
 
 def test_a_producer_has_its_share_of_the_queue(build, door):

@@ -128,6 +128,32 @@ def test_a_server_keep_alive_of_0_does_not_switch_the_mechanism_off(pair):
     assert link.keep_alive == 60
 
 
+@pytest.mark.req("MQTT-12")
+@pytest.mark.parametrize("size", [1, 268_435_455, 268_435_461, 0xFFFF_FFFF])
+def test_a_broker_may_take_packets_of_any_size(pair, size):
+    """FlashMQ says 268435461, and EMQX 268435456 for 256 MB."""
+    link = make(pair[0])
+    pair[1].send(b"\x20\x08\x00\x00\x05\x27" + struct.pack("!I", size))
+    link.fill()
+    (connack,) = link.packets(1)
+    assert connack.refusal is None
+    assert connack.limits.maximum_packet_size == min(size, 268_435_455)
+
+
+@pytest.mark.req("MQTT-53")
+@pytest.mark.parametrize(
+    "properties",
+    [b"\x27\0\0\0\0", b"\x27\0\0", b"\x7e\0", b"\x24\1\x24\1", b"\x21\0\0", b"\x1f\0\1\xff"],
+)
+def test_a_connack_that_breaks_the_protocol_is_refused(pair, properties):
+    link = make(pair[0])
+    body = b"\0\0" + bytes([len(properties)]) + properties
+    pair[1].send(bytes([0x20, len(body)]) + body)
+    link.fill()
+    with pytest.raises(LinkLost, match="malformed"):
+        link.packets(1)
+
+
 @pytest.mark.req("MQTT-52")
 def test_the_ping_is_due_at_95_percent_of_285_seconds_before_300(pair):
     link = make(pair[0])

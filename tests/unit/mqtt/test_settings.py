@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from msgspec.structs import replace
 
 from oc2d.config import Broker, Config
 from oc2d.errors import ConfigError, StateError
+from oc2d.mqtt.client import Link
 from oc2d.mqtt.settings import (
     PASSWORD_VARIABLE,
     broker_link,
@@ -46,6 +48,14 @@ def test_the_defaults_are_what_the_specification_wants(config):
 def test_tls_is_left_out_only_when_told(config):
     plain = replace(config, broker=replace(config.broker, tls=False))
     assert consumer_link(plain, (), "id").tls is None
+
+
+def test_the_largest_payload_asks_for_no_larger_packet_than_there_is(config):
+    limits = replace(config.limits, payload=268_435_455)
+    link = consumer_link(replace(config, limits=limits), (), "id")
+    assert link.maximum_packet_size == 268_435_455
+    with socket.socket() as sock:
+        Link(link, sock, None)
 
 
 @pytest.mark.req("MQTT-68")

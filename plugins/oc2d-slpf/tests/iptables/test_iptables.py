@@ -147,6 +147,25 @@ def test_false_ack_is_refused_and_one_stored_before_is_dropped(namespace, bench,
     assert [line.partition("--dport 22 ")[2] for line in lines] == ["-j DROP"]
 
 
+@pytest.mark.req("SLPF-38", "SLPF-39")
+def test_another_back_end_leaves_nothing_of_the_one_before(namespace, bench, command):
+    slpf = namespace.run(bench.start)
+    number = namespace.run(slpf.execute, command("deny", "10.0.0.0/8")).results.rule_number
+    namespace.run(bench.stop)
+    namespace.run(bench.start, backend="dry-run")  # a trial changes nothing
+    namespace.run(bench.stop)
+    assert "table inet oc2d" in namespace.nft("list", "tables")
+    namespace.run(bench.start, backend="iptables")
+    assert "table inet oc2d" not in namespace.nft("list", "tables")
+    assert any("10.0.0.0/8" in line for line in saved(namespace, ours=True))
+    namespace.run(bench.stop)
+    slpf = namespace.run(bench.start)
+    assert saved(namespace, ours=True) == []
+    assert "10.0.0.0" in namespace.nft("list", "table", "inet", "oc2d")
+    namespace.run(slpf.execute, command("delete", number))
+    assert "10.0.0.0" not in namespace.nft("list", "table", "inet", "oc2d")
+
+
 UNPRIVILEGED = """
 import os, sys
 from ipaddress import ip_network
