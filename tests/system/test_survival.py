@@ -148,8 +148,8 @@ def test_500_commands_take_effect_once_though_the_daemon_is_killed_again_and_aga
             time.sleep(0.001)
         zulu.kill()
         if rnd.random() < 0.3:
-            zulu.launch()  # and once more while it is starting
-            time.sleep(rnd.random() * 0.5)
+            zulu.launch()  # and before it goes on: two deaths in one command are its end
+            time.sleep(rnd.random() * 0.15)
             zulu.kill()
         zulu.start()
     check(host, zulu, watcher, models)
