@@ -243,6 +243,19 @@ def test_a_disk_that_is_full_is_not_asked_for_each_of_a_batch(bench, paper, monk
     assert slpf.execute(command("deny", "10.0.0.1")).status == 200
 
 
+def test_what_was_carried_out_before_is_answered_so_by_a_disk_that_is_full(
+    bench, paper, monkeypatch, command
+):
+    slpf = bench.start(paper)
+    done = command("deny", "10.0.0.0/8")
+    first = slpf.execute(done)
+    disk = Broken(slpf, monkeypatch)
+    disk.failing = True
+    again, refused_ = slpf.execute_many([done, command("deny", "10.0.0.0/9")])
+    assert again == first
+    assert isinstance(refused_, Failed)
+
+
 def test_a_store_that_cannot_even_be_read_after_a_failure_is_caught_up_with_later(
     bench, paper, monkeypatch, command
 ):
