@@ -314,8 +314,9 @@ class Actuator:
     def execute(self, command: Command) -> Response:
         """Carry out one command; the default calls the method marked for its pair.
 
-        After a `Refusal` nothing has happened. After anything else it raises the command counts as
-        begun: a `revert` follows at the end of its window.
+        After a `Refusal`, or a `Response` of 503, nothing has happened. After any other `Response`,
+        whatever its status, and anything else that is raised, a `revert` follows at the end of the
+        window.
         """
         found = self._declared.get((command.action, command.target_name))
         if found is None:

@@ -69,7 +69,9 @@ def parse_tables(tables: Mapping[str, Mapping[str, Any]], plugins: Sequence[Hook
             configs[name] = plugin.call(_PARSE, table=deepcopy(table))
         except ConfigError as error:
             problems += placed(f"plugins.{name}", error)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - any plugin, any error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - any plugin, any error
             said = f"the plugin {plugin.source} failed on this table: {error!r}"
             problems.append(Problem(f"plugins.{name}", said))
     return Tables(configs, tuple(problems))

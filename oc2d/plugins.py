@@ -336,7 +336,9 @@ def _load_table(
         broken = [problem for actuator in actuators for problem in _broken(actuator)]
     except ConfigError as error:
         raise ConfigError(placed(path, error)) from None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         message = f"the plugin {found.source} failed on this table: {_words(error)}"
         raise ConfigError((Problem(path, message),)) from error
     loaded: dict[str, LoadedActuator] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import pluggy
@@ -55,18 +56,12 @@ class Hooks:
 
 def _one_by_one(manager: pluggy.PluginManager, hook: str) -> list[Callable[..., None]]:
     """Return what tells each plugin alone: what one raises keeps no other from being told."""
-    plugins = [one.plugin for one in reversed(getattr(manager.hook, hook).get_hookimpls())]
+    found = reversed(getattr(manager.hook, hook).get_hookimpls())  # in pluggy's order
+    return [partial(_tell, one, hook) for one in found]
 
-    def alone(plugin: object) -> Callable[..., None]:
-        others = [one for one in plugins if one is not plugin]
-        caller = manager.subset_hook_caller(hook, others)
 
-        def tell(**told: object) -> None:
-            try:
-                caller(**told)
-            except BaseException:  # noqa: BLE001 - any plugin, any error
-                _log.exception(events.HOOK_FAILED, hook=hook, plugin=manager.get_name(plugin))
-
-        return tell
-
-    return [alone(plugin) for plugin in plugins]
+def _tell(one: pluggy.HookImpl, hook: str, **told: object) -> None:
+    try:
+        one.function(*(told[name] for name in one.argnames))
+    except BaseException:  # noqa: BLE001 - any plugin, any error
+        _log.exception(events.HOOK_FAILED, hook=hook, plugin=one.plugin_name)

@@ -267,7 +267,7 @@ class Journal:
             self._finished = []
 
     def reoriginate(self, request: int, origin: Origin) -> None:
-        """Keep what changed of an unfinished request: its reserved results."""
+        """Keep what changed of a request: its reserved results, or when there is what to undo."""
         self._execute("UPDATE requests SET origin = ? WHERE id = ?", (_encode(origin), request))
 
     def started(self, requests: Iterable[int]) -> None:

@@ -13,7 +13,7 @@ __all__ = ["OpenCases"]
 
 
 class OpenCases:
-    """By number, in order of arrival. `wanted` and `claim` on any thread, the rest on the engine's.
+    """By number. `wanted`, `claim` and how many there are on any thread, the rest on the engine's.
 
     `by_producer` counts them, `held` are the bytes of their messages.
     """

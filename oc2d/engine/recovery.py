@@ -56,14 +56,15 @@ def read(journal: Journal, gate: Gate, hosted: Mapping[str, Hosted], clock: Cloc
     deaths = {timer.request: timer.attempts for timer in journal.timers() if timer.revert}
     for pending in journal.pending():
         host = hosted.get(pending.actuator)
-        begun = _may_have_begun(pending, host)
+        waits = pending.request in deferred
+        begun = _may_have_begun(pending, host, clock, waits=waits)
         try:
             case = _reopened(pending, gate, journal.epoch, clock)
         except Refusal as refusal:
             _log.error(events.RECOVERY_FAILED, request=pending.request, reason=refusal.text)
             case = _unreadable(pending, journal.epoch, clock)
         case.job = msgspec.structs.replace(case.job, leftover=begun)
-        if pending.request in deferred:
+        if waits:
             case.job = msgspec.structs.replace(case.job, step=Step.EXECUTE, early=False)
         wrong = _addressed(case, host)
         if case.job.window.over(clock) and begun:
@@ -74,7 +75,7 @@ def read(journal: Journal, gate: Gate, hosted: Mapping[str, Hosted], clock: Cloc
             _sort_window(left, case.job, host, deaths.get(pending.request, 0), clock)
         elif wrong is not None:
             left.answer.append((case, wrong))
-        elif pending.request in deferred:
+        elif waits:
             left.wait.append(case)
         else:
             left.run.append(case)
@@ -115,13 +116,16 @@ def _sort_window(left: Leftovers, job: Job, host: Hosted | None, deaths: int, cl
     left.windows.append(msgspec.structs.replace(job, step=Step.REVERT, early=False))
 
 
-def _may_have_begun(pending: Pending, host: Hosted | None) -> bool:
+def _may_have_begun(pending: Pending, host: Hosted | None, clock: Clock, *, waits: bool) -> bool:
     """Tell whether the actuator may have been asked: STARTED is synced only where it must be.
 
     A power loss makes RECEIVED of it, while what an idempotent actuator did may be on the disk. Of
-    one that is not loaded nobody can tell.
+    one that is not loaded nobody can tell. What was reserved and `waits` for a time to come has
+    not begun.
     """
     if pending.phase is Phase.RECEIVED:
+        if waits and pending.origin.window.ahead(clock):
+            return False
         return host is None or host.actuator.idempotent
     return pending.phase is Phase.STARTED
 

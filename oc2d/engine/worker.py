@@ -266,10 +266,7 @@ class Worker:
             return True
         command = job.command
         text = self.host.worded(Reason.WINDOW_OVER, command.action, command.target_name)
-        late = Failed(text)
-        if job.step is Step.EXECUTE:  # what was reserved for it is given up as at any end
-            late = OutcomeUnknown(text)
-        self._reports.finished([(job, unless_begun(job, late))])
+        self._reports.finished([(job, unless_begun(job, Failed(text)))])
         return False
 
     def _reserve(self, job: Job) -> None:

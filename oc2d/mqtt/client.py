@@ -42,6 +42,7 @@ _LARGEST: Final = 65_535  # Receive Maximum when the broker names none
 _WINDOW_311: Final = 100  # MQTT 3.1.1 has no Receive Maximum
 _PING_AT: Final = 0.95  # of the keep-alive (MQTT-52)
 _LATENESS: Final = 0.1  # seconds that a wake-up may come late
+_PINGRESP: Final = b"\xd0\x00"
 
 #: The reason code for a peer that breaks the protocol.
 PROTOCOL_ERROR: Final = 0x82
@@ -72,7 +73,7 @@ class Link(paho.Client):
     """A connected socket and what is said on it; CONNECT is queued at once.
 
     `keep_alive` is the interval in force, in seconds; `wants_write` and `has_input` tell the loop
-    what to wait for.
+    what to wait for. `last_brought` is when something came in that is more than a PINGRESP.
     """
 
     def __init__(self, settings: LinkSettings, sock: socket.socket, password: str | None) -> None:
@@ -86,7 +87,7 @@ class Link(paho.Client):
         )
         self.settings = settings
         self.keep_alive = settings.keep_alive
-        self.last_sent = self.last_received = time.monotonic()
+        self.last_sent = self.last_received = self.last_brought = time.monotonic()
         self.awaiting_pong = False
         self._buffer = b""
         self._at = 0
@@ -143,11 +144,16 @@ class Link(paho.Client):
         self._buffer = b"".join(chunks)
         self._at = 0
         if size:
-            self.last_received = time.monotonic()
-            # a broker without TCP_NODELAY holds the next packet back until this one is
-            # acknowledged, which the kernel would put off by 40 ms; it forgets the option each time
-            with contextlib.suppress(OSError):
-                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            self._came_in()
+
+    def _came_in(self) -> None:
+        self.last_received = time.monotonic()
+        if self._buffer != _PINGRESP:
+            self.last_brought = self.last_received
+        # a broker without TCP_NODELAY holds the next packet back until this one is acknowledged,
+        # which the kernel would put off by 40 ms; it forgets the option each time
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def packets(self, most: int) -> list[Packet]:
         """Decode up to `most` packets of what was read; raises LinkLost on a malformed one."""

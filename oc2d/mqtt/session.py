@@ -286,8 +286,8 @@ class Session:
         elif now >= self._answer_by and expected == ROOM:
             self._talk.pass_over()
         elif now >= self._answer_by:
-            # on a slow link it comes after what was sent before it
-            self._answer_by = link.last_received + self._settings.answer_timeout
+            # on a slow link it comes after what was sent before it; behind a PINGRESP nothing waits
+            self._answer_by = link.last_brought + self._settings.answer_timeout
             if now >= self._answer_by:
                 raise LinkLost(f"the broker sent no {expected} in time")
 

@@ -71,6 +71,21 @@ def test_a_broker_that_owes_an_answer_is_left(peer, start, stage):
     assert stage in session.status().last_error
 
 
+@pytest.mark.req("MQTT-14", "MQTT-53")
+def test_a_broker_that_answers_pings_still_owes_its_suback(peer, start):
+    session, _ = start(peer.port, keep_alive=1, answer_timeout=1.2)
+    conn = peer.accept()
+    conn.expect("CONNECT")
+    conn.send(connack())
+    conn.expect("SUBSCRIBE")
+    conn.expect("PINGREQ")
+    conn.send(PINGRESP)
+    with pytest.raises((EOFError, ConnectionResetError)):
+        conn.read(5.0)  # ahead of the next PINGREQ
+    peer.accept().expect("CONNECT")
+    assert "SUBACK" in session.status().last_error
+
+
 @pytest.mark.req("MQTT-14", "MQTT-54")
 def test_an_answer_may_be_late_behind_what_a_slow_link_still_brings(peer, start):
     """Else a large command that waits for us would begin anew on each connection, for ever."""

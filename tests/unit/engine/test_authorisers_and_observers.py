@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import structlog.testing
 
@@ -56,6 +58,23 @@ def test_an_observer_that_fails_keeps_no_other_from_being_told(build, door, orde
         assert (len(observer.requests), len(observer.responses)) == (1, 1)
     told = [(one["hook"], one["plugin"]) for one in entries if one["event"] == "hook_failed"]
     assert told == [("oc2d_request", str(id(failing))), ("oc2d_response", str(id(failing)))]
+
+
+def test_an_observer_without_a_hash_is_told_beside_another(build, door):
+    """As an object of a dataclass is, which kept the daemon from starting."""
+
+    @dataclass
+    class Counting:
+        told: int = 0
+
+        @hookimpl
+        def oc2d_response(self, status):
+            self.told += status == 200
+
+    bench = build(door, hooks=[counting := Counting(), watching := Watching()])
+    assert bench.answered(deny()).status == 200
+    bench.settle()
+    assert (counting.told, len(watching.responses)) == (1, 1)
 
 
 @pytest.mark.parametrize("error", [RuntimeError(SECRET), SystemExit()])

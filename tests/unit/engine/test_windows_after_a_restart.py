@@ -63,6 +63,44 @@ def test_a_deferred_command_that_is_refused_at_its_start_gives_back_what_it_rese
     assert bench.consumer._journal.timers() == []
 
 
+@pytest.mark.req("AMB-25")
+@pytest.mark.parametrize("kind", [Recording, Idempotent])
+def test_a_deferred_command_whose_actuator_gets_stuck_after_a_restart_may_be_sent_again(
+    build, kind
+):
+    bench = build(first := kind())
+    bench.ask(deny("192.0.2.9", start_time=bench.turned.wall + 90_000), request_id="deferred")
+    bench.reply(1)
+    bench.settle()
+    after = dies(bench, build, later := kind())
+    gate = later.behave = Gate()
+    after.ask(deny(), request_id="runs")
+    gate.wait()
+    after.advance(60)
+    after.advance(60)
+    told = {reply.headers["request_id"]: reply.status for reply in after.replies}
+    gate.open.set()
+    after.settle()
+    assert told["deferred"] == 503
+    assert later.reverted == [first.reserved[0].key]
+
+
+@pytest.mark.req("AMB-25")
+@pytest.mark.parametrize("kind", [Recording, Idempotent])
+def test_what_was_reserved_is_given_back_though_its_actuator_was_away_meanwhile(build, kind):
+    bench = build(first := kind())
+    bench.ask(deny(start_time=bench.turned.wall + FUTURE))
+    bench.reply(1)
+    bench.settle()
+    away = dies(bench, build, Window())
+    away.settle()
+    assert away.statuses[-1] == 500
+    back = dies(away, build, later := kind(), name="dead again")
+    back.settle()
+    assert later.reverted == [first.reserved[0].key]
+    assert list(back.consumer._journal.pending()) == []
+
+
 def test_what_is_refused_before_it_is_reserved_gives_nothing_back(build, door):
     door.on_reserve = fails
     bench = build(door)

@@ -11,6 +11,8 @@ from oc2d.hookspecs import Place
 from oc2d.plugins import discover
 
 CODE = """
+import asyncio
+
 from oc2d.errors import ConfigError, PluginError, Problem
 from oc2d.hookspecs import hookimpl
 
@@ -21,6 +23,8 @@ class Hooks:
     def oc2d_parse_config(self, table):
         if "odd" in table:
             raise ConfigError((Problem("odd", "is odd"), Problem("", "all of it")))
+        if "cancelled" in table:
+            raise asyncio.CancelledError
         return table.pop("answer")
 
     @hookimpl
@@ -80,6 +84,11 @@ def test_mistakes_in_a_table_are_told_with_their_path(registry):
     (problem,) = parse_tables({"acme": {}}, registry.hooks).problems
     assert problem.path == "plugins.acme"
     assert "acme-hooks 1.2 (acme) failed on this table: KeyError" in problem.message
+
+
+def test_a_plugin_that_raises_no_exception_on_its_table_ends_nothing(registry):
+    (problem,) = parse_tables({"acme": {"cancelled": 1}}, registry.hooks).problems
+    assert str(problem).endswith("failed on this table: CancelledError()")
 
 
 def test_a_plugin_that_takes_its_table_to_pieces_has_a_copy(registry):

@@ -263,11 +263,13 @@ def test_a_plugin_that_takes_its_table_to_pieces_has_a_copy(install, loaded):
     assert door.table.options == {"keys": [1]}
 
 
-def test_a_plugin_that_exits_on_its_table_ends_nothing(install, refused):
-    body = "\n    @classmethod\n    def parse_config(cls, table):\n        raise SystemExit(3)\n"
-    install("acme-door", HEADER + DOOR + body)
+@pytest.mark.parametrize("raised", ["SystemExit: 3", "CancelledError: 3"])
+def test_a_plugin_that_exits_on_its_table_ends_nothing(install, refused, raised):
+    what = raised.replace(": ", "(") + ")"
+    body = f"\n    @classmethod\n    def parse_config(cls, table):\n        raise {what}\n"
+    install("acme-door", "from asyncio import CancelledError\n" + HEADER + DOOR + body)
     ((_, message),) = refused("[actuators.x-door]")
-    assert "failed on this table: SystemExit: 3" in message
+    assert f"failed on this table: {raised}" in message
 
 
 def test_all_problems_of_all_tables_are_reported(install, refused):
