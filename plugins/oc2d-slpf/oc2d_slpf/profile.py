@@ -295,13 +295,13 @@ class Slpf(Actuator):
 
         Of a full disk no command is to blame, and to take back each takes its time.
         """
+        known: dict[str, Response | Refusal] = {}
         try:
             with self._rules.changing() as store:
                 done = store.outcomes([command.key for command in commands])
-                answered: dict[str, Response | Refusal] = {
-                    key: outcome.refusal or answers.response(outcome)
-                    for key, outcome in done.items()
-                }
+                for key, outcome in done.items():
+                    known[key] = outcome.refusal or answers.response(outcome)
+                answered = known.copy()
                 for command in commands:
                     if command.key not in answered:
                         answered[command.key] = self._decide(command, store)
@@ -309,7 +309,7 @@ class Slpf(Actuator):
             back = self._rules.take_back()
             if back and isinstance(error, BackendError) and len(commands) > 1:
                 return [self._batch((command,))[0] for command in commands]
-            return [answers.failed(command, error) for command in commands]
+            return [known.get(one.key) or answers.failed(one, error) for one in commands]
         except BaseException:
             self._rules.take_back()
             raise

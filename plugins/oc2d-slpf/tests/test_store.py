@@ -229,6 +229,21 @@ def test_what_was_answered_500_is_neither_in_force_nor_comes_back(
     assert slpf.execute(refused).status == 200
 
 
+def test_what_was_done_before_is_answered_so_though_the_disk_takes_nothing_more(
+    bench, paper, monkeypatch, command
+):
+    """A 500 would say that the rule is not in force."""
+    slpf = bench.start(paper)
+    done, new = command("deny", "10.0.0.0/8"), command("deny", "10.1.0.0/16")
+    first = slpf.execute(done)
+    disk = Broken(slpf, monkeypatch)
+    disk.failing = True
+    again, failed = slpf.execute_many([done, new])
+    assert again == first
+    assert isinstance(failed, Failed)
+    assert numbers(slpf) == [FIRST_AUTOMATIC]
+
+
 def test_a_disk_that_is_full_is_not_asked_for_each_of_a_batch(bench, paper, monkeypatch, command):
     slpf = bench.start(paper)
     disk = Broken(slpf, monkeypatch)
