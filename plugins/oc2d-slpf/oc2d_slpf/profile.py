@@ -301,7 +301,7 @@ class Slpf(Actuator):
                 done = store.outcomes([command.key for command in commands])
                 for key, outcome in done.items():
                     known[key] = outcome.refusal or answers.response(outcome)
-                answered = known.copy()
+                answered = dict(known)
                 for command in commands:
                     if command.key not in answered:
                         answered[command.key] = self._decide(command, store)
@@ -309,7 +309,7 @@ class Slpf(Actuator):
             back = self._rules.take_back()
             if back and isinstance(error, BackendError) and len(commands) > 1:
                 return [self._batch((command,))[0] for command in commands]
-            return [known.get(one.key) or answers.failed(one, error) for one in commands]
+            return [known.get(each.key) or answers.failed(each, error) for each in commands]
         except BaseException:
             self._rules.take_back()
             raise

@@ -229,21 +229,6 @@ def test_what_was_answered_500_is_neither_in_force_nor_comes_back(
     assert slpf.execute(refused).status == 200
 
 
-def test_what_was_done_before_is_answered_so_though_the_disk_takes_nothing_more(
-    bench, paper, monkeypatch, command
-):
-    """A 500 would say that the rule is not in force."""
-    slpf = bench.start(paper)
-    done, new = command("deny", "10.0.0.0/8"), command("deny", "10.1.0.0/16")
-    first = slpf.execute(done)
-    disk = Broken(slpf, monkeypatch)
-    disk.failing = True
-    again, failed = slpf.execute_many([done, new])
-    assert again == first
-    assert isinstance(failed, Failed)
-    assert numbers(slpf) == [FIRST_AUTOMATIC]
-
-
 def test_a_disk_that_is_full_is_not_asked_for_each_of_a_batch(bench, paper, monkeypatch, command):
     slpf = bench.start(paper)
     disk = Broken(slpf, monkeypatch)
@@ -275,6 +260,19 @@ def test_a_disk_that_is_full_does_not_keep_rules_from_being_restored(
     assert slpf.execute(command("deny", "10.1.0.0/16")).status == 200
     bench.stop()
     assert bench.start(paper)._rules.store.backends() == {"nftables"}
+
+
+def test_what_was_carried_out_before_is_answered_so_by_a_disk_that_is_full(
+    bench, paper, monkeypatch, command
+):
+    slpf = bench.start(paper)
+    done = command("deny", "10.0.0.0/8")
+    first = slpf.execute(done)
+    disk = Broken(slpf, monkeypatch)
+    disk.failing = True
+    again, refused_ = slpf.execute_many([done, command("deny", "10.0.0.0/9")])
+    assert again == first
+    assert isinstance(refused_, Failed)
 
 
 def test_a_store_that_cannot_even_be_read_after_a_failure_is_caught_up_with_later(

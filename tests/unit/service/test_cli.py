@@ -203,7 +203,7 @@ def test_status_works_when_the_file_was_broken_since(oc2d, write, daemon):
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_status_that_is_nested_too_deep_is_one_line_of_error(write, monkeypatch, capsys, form):
-    deep = reduce(lambda inner, _: {"a": inner}, range(5000), {})
+    deep = reduce(lambda inner, _: {"a": inner}, range(100_000), {})
     monkeypatch.setattr("oc2d.status.fetch", lambda _: deep)
     assert main(["status", *form, "--config", str(write(CONFIG))]) == 1
     told = capsys.readouterr()

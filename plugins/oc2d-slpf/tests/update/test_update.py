@@ -206,7 +206,7 @@ def test_a_long_file_needs_little_memory_for_each_rule(slpf, write):
     slpf.execute(update())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 1000 * len(addresses)  # the unit gives 512 MB, and 16 MiB are 310 000 rules
+    assert peak < 1100 * len(addresses)  # the unit gives 512 MB, and 16 MiB are 310 000 rules
 
 
 # -- what leaves the old rules in force
