@@ -106,10 +106,14 @@ class AuditLog:
             if len(self._unwritten) > _MOST_UNWRITTEN:
                 self.unrecorded += 1
                 return
-            if self.unrecorded and not self._unwritten:
-                self._append({"event": "gap", "unrecorded": self.unrecorded})
-                self.unrecorded = 0
-            self._append(record)
+            try:
+                if self.unrecorded and not self._unwritten:
+                    self._append({"event": "gap", "unrecorded": self.unrecorded})
+                    self.unrecorded = 0
+                self._append(record)
+            except MemoryError:
+                self.unrecorded += 1
+                raise
             self._flush()
         self._dirty.set()
 

@@ -263,4 +263,6 @@ def test_a_moment_without_memory_breaks_neither_the_chain_nor_the_thread(make, m
     log.write({"event": "decision"})
     wait_until(lambda: log.error is None and read_head(log._head) == log.link)
     log.close()
-    assert checked(log).wrong is None
+    report = checked(log)
+    assert report.wrong is None
+    assert report.notes == [f"{log.file}:2: 1 decisions were not recorded"]

@@ -260,8 +260,9 @@ class Pf(Actuator):
         """Tell whether nothing is left of a rule that was to end, or of one that never began."""
         if not row.slots or self._engine.present(row.slots):
             return False
-        # what waited for its start time comes again, or is reverted
-        return row.state != "begun" or row.start is None
+        if row.state == "begun":  # what waited for its start time comes again, or is reverted
+            return row.start is None
+        return row.target_name != "domain_name"  # of which `renew` puts in what is missing
 
     def _remove(self, row: Row) -> None:
         self._engine.withdraw(row.slots)

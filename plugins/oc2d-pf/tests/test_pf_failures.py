@@ -160,6 +160,28 @@ def test_what_ended_with_the_runtime_directory_is_told_no_more(world):
     assert len(world.rules()) == 1
 
 
+@pytest.mark.req("PF-29")
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_name_of_which_no_address_is_in_force_just_now_outlives_a_restart(
+    world, monkeypatch, persistent
+):
+    world.names.addresses["www.example.com"] = ("192.0.2.1",)
+    number = number_of(world, "deny", NAME, persistent=persistent)
+    world.names.addresses["www.example.com"] = ("192.0.2.77",)
+    with monkeypatch.context() as broken:
+
+        def die(*_):
+            raise Death
+
+        broken.setattr(world.running._engine, "put_in", die)
+        with pytest.raises(Death):
+            world.renew(number)
+    assert world.rules() == []
+    world.kill()
+    world.start()
+    assert world.matches() == ["ipv4_net 192.0.2.77/32"]
+
+
 def test_a_name_whose_rule_could_not_be_removed_is_looked_up_again(world, monkeypatch):
     number = number_of(world, "deny", NAME)
     with monkeypatch.context() as broken:

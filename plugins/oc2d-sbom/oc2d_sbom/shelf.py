@@ -57,6 +57,7 @@ class Shelf:
         except (FileNotFoundError, ValueError):
             inventory = read(self._sources())
             if document_uuid(inventory, book.name) != book.uuid:
+                self._mark = None  # it may not show what changed
                 raise OSError("the software changed while it was asked for") from None
             tree = book.format.write(inventory, book.uuid, book.at)
             fresh = path.with_suffix(".new")

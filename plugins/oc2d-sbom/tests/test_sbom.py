@@ -304,6 +304,17 @@ def test_records_that_are_not_there_hold_nothing_and_unreadable_ones_are_an_erro
         ask(start(), LIST)
 
 
+def test_software_that_changes_within_its_record_is_listed_anew(sbom, host):
+    """A directory of Python distributions shows only which ones there are."""
+    ask(sbom, {"sbom:sbom_list": {}})
+    metadata = next((host / "python").glob("*/METADATA"))
+    metadata.write_text(metadata.read_text().replace("Version: ", "Version: 77."))
+    with pytest.raises(Failed):
+        ask(sbom, {"sbom:sbom": {}})
+    told = ask(sbom, {"sbom:sbom": {}})["sbom"]
+    assert any(one["version"].startswith("77.") for one in told["content"]["components"])
+
+
 @pytest.mark.parametrize(
     ("status", "there"),
     [

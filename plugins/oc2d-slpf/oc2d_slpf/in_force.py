@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import structlog
 
@@ -60,22 +60,24 @@ class InForce:
 
     def succeed(self, name: str, make: Callable[[str], Backend]) -> None:
         """Remove what another back end has of the rules, now that the one of this name has them."""
-        before = self.store.backend()
-        if before == name:
+        noted = self.store.backends()
+        if noted == {name}:
             return
-        if before is not None:
-            old = make(before)
-            try:
-                old.check()
-                old.remove()
-            except (StateError, BackendError) as error:
-                _log.error("slpf_not_removed", backend=before, error=str(error))
-                if isinstance(error, BackendError):  # the next start tries again
-                    return
-            finally:
-                old.close()
+        try:
+            # both, until the other one has nothing left, whichever the next start is told to use
+            self._note({*noted, name})
+            for one in noted - {name}:
+                with closing(make(one)) as old:
+                    old.check()
+                    old.remove()
+            self._note({name})
+        except (StateError, BackendError, StoreError) as error:
+            # the rules are in force all the same; the next start tries again
+            _log.error("slpf_not_removed", backends=sorted(noted), error=str(error))
+
+    def _note(self, backends: Collection[str]) -> None:
         with self.store.transaction():
-            self.store.keep_backend(name)
+            self.store.keep_backends(backends)
 
     def close(self, *, remove: bool) -> None:
         """Close the store; what is in force stays, or is removed."""

@@ -151,9 +151,10 @@ def own_addresses() -> Iterator[bytes]:
             for answer, _, payload in _received(asked.recv(_BUFFER)):
                 if answer != RTM_NEWADDR:
                     return
-                found = dict(attributes(payload[IFADDRMSG:]))
-                # IFA_ADDRESS is the other end's on a link from point to point
-                yield found.get(IFA_LOCAL) or found[IFA_ADDRESS]
+                if payload[0] in (socket.AF_INET, socket.AF_INET6):  # MCTP has some of one byte
+                    found = dict(attributes(payload[IFADDRMSG:]))
+                    # IFA_ADDRESS is the other end's on a link from point to point
+                    yield found.get(IFA_LOCAL) or found[IFA_ADDRESS]
 
 
 class Netlink:

@@ -58,6 +58,7 @@ class Nftables:
         self._flags = _HELD if owner else 0
         self._connection = Connection()
         self._namespace: int | None = None  # where it has the table without the owner flag
+        self._takes_them: set[tuple[Message, ...]] = set()
         self._decoys: set[int] = set()
         self._comparing = False  # the maps that ranked sets need are there
         self._tracking = False  # the lists are behind connection tracking
@@ -86,7 +87,7 @@ class Nftables:
         """Tell whether rules of this verdict can be put in force: false_ack needs synproxy."""
         if verdict is not Verdict.FALSE_ACK:
             return True
-        return self._takes(list(management.decoy(on=True)))
+        return self._takes(management.decoy(on=True))
 
     def can_track(self) -> bool:
         """Tell whether the kernel has connection tracking, which a rule of ours would begin."""
@@ -98,11 +99,14 @@ class Nftables:
             return False
         return self._takes([objects.rule("decoy", log("", self._log_group, 0))])
 
-    def _takes(self, messages: Sequence[Message]) -> bool:
-        try:
-            self._socket.transact(messages, try_only=True)
-        except NetlinkError:
-            return False
+    def _takes(self, messages: Iterable[Message]) -> bool:
+        """Have the kernel try, until it can: each time takes it 30 ms to undo."""
+        if (tried := tuple(messages)) not in self._takes_them:
+            try:
+                self._socket.transact(tried, try_only=True)
+            except NetlinkError:
+                return False
+            self._takes_them.add(tried)
         return True
 
     def replace(self, steps: Iterable[Step]) -> None:

@@ -135,10 +135,9 @@ class Store:
         query = "SELECT address, protocol, port FROM endpoint"
         return frozenset(Permit(*row) for row in self._file.execute(query))
 
-    def backend(self) -> str | None:
-        """Return which packet filter has the rules; None: that was not noted."""
-        found: str | None = self._meta("backend")
-        return found
+    def backends(self) -> frozenset[str]:
+        """Return which packet filters may have rules of ours; none: that was not noted."""
+        return frozenset((self._meta("backend") or "").split())
 
     def left(self) -> int:
         """Tell how many automatic numbers there still are."""
@@ -234,9 +233,9 @@ class Store:
         rows = [(permit.address, permit.protocol, permit.port) for permit in permits]
         self._file.executemany("INSERT INTO endpoint VALUES (?, ?, ?)", rows)
 
-    def keep_backend(self, name: str) -> None:
-        """Note which packet filter has the rules."""
-        self._file.execute("REPLACE INTO meta VALUES ('backend', ?)", (name,))
+    def keep_backends(self, names: Collection[str]) -> None:
+        """Note which packet filters may have rules of ours."""
+        self._file.execute("REPLACE INTO meta VALUES ('backend', ?)", (" ".join(names),))
 
     def write(self) -> None:
         """Write all that was put in: many rows cost less together."""

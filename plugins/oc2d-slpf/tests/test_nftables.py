@@ -11,6 +11,7 @@ import pytest
 
 from oc2d.errors import StateError
 from oc2d_slpf.backend import BackendError
+from oc2d_slpf.netlink import Netlink
 from oc2d_slpf.nftables import Nftables
 from oc2d_slpf.operations import AddKeys, Change, SetId
 from oc2d_slpf.rules import Direction, Match, Rule, Verdict, encode
@@ -134,3 +135,19 @@ def test_without_the_capability_start_says_what_is_needed(told_nobody):
     told = told_nobody(Nftables)
     assert told.startswith("cannot use nf_tables: ")
     assert "give CAP_NET_ADMIN" in told
+
+
+@pytest.mark.req("SLPF-10", "SLPF-34")
+def test_what_the_kernel_can_it_is_asked_once(namespace, filter_, monkeypatch):
+    """It takes 30 ms to undo a trial: for a long update file of false_ack that were hours."""
+    namespace.run(filter_.replace, ())
+    tried = []
+    transact = Netlink.transact
+
+    def spy(self, messages, *, try_only=False):
+        tried.append(try_only)
+        transact(self, messages, try_only=try_only)
+
+    monkeypatch.setattr(Netlink, "transact", spy)
+    assert all(namespace.run(filter_.can, Verdict.FALSE_ACK) for _ in range(9))
+    assert tried == [True]

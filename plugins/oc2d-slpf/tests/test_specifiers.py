@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,6 +15,7 @@ from oc2d.actuator import Endpoint
 from oc2d.language.values import IPv4Net
 from oc2d_slpf import Slpf
 from oc2d_slpf.language import match_of
+from oc2d_slpf.netlink import IFA_LOCAL, RTM_NEWADDR, attribute
 from oc2d_slpf.specifiers import Here, Specifiers
 from tests.namespace import tool
 
@@ -104,6 +106,31 @@ def test_on_a_router_the_addresses_of_the_host_are_found_without_a_look_at_all_r
     assert {address for address in addresses if not address.startswith("fe80:")} == there
     assert any(address.startswith("fe80:") for address in addresses)
     assert size < 50_000  # a million routes took two minutes
+
+
+@pytest.mark.req("SLPF-54")
+def test_addresses_of_other_kinds_are_passed_over(monkeypatch):
+    """The kernel tells those of all families: of MCTP, which servers speak inside, one byte."""
+
+    def told(family, *payloads):
+        body = bytes([family, 0, 0, 0, 0, 0, 0, 0]) + b"".join(
+            attribute(IFA_LOCAL, one) for one in payloads
+        )
+        return struct.pack("=IHHII", 16 + len(body), RTM_NEWADDR, 0, 1, 0) + body
+
+    ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with kernel:
+        for family, *payloads in (
+            (socket.AF_INET, bytes([192, 0, 2, 7])),
+            (45, b"\x08"),
+            (35,),
+            (socket.AF_INET6, bytes.fromhex("20010db8") + bytes(11) + b"\x07"),
+        ):
+            kernel.send(told(family, *payloads))
+        kernel.send(struct.pack("=IHHIIi", 20, 3, 0, 1, 0, 0))  # NLMSG_DONE
+        monkeypatch.setattr(socket, "getfqdn", lambda name: name)
+        monkeypatch.setattr(socket, "socket", lambda *_: ours)
+        assert Here.look().addresses == {"192.0.2.7", "2001:db8::7"}
 
 
 def _bytes_read():

@@ -243,6 +243,25 @@ def test_a_disk_that_is_full_is_not_asked_for_each_of_a_batch(bench, paper, monk
     assert slpf.execute(command("deny", "10.0.0.1")).status == 200
 
 
+@pytest.mark.req("SLPF-18")
+def test_a_disk_that_is_full_does_not_keep_rules_from_being_restored(
+    bench, paper, monkeypatch, command
+):
+    slpf = bench.start(paper)
+    slpf.execute(command("deny", "10.0.0.0/8"))
+    slpf._rules.store._file.execute("DELETE FROM meta WHERE name = 'backend'")
+    bench.stop()
+    slpf = bench.start(paper, restore=False)
+    disk = Broken(slpf, monkeypatch)
+    slpf._rules.restore((), ())
+    disk.failing = True  # from here on: what restored the rules wrote nothing
+    slpf._rules.succeed("nftables", paper)
+    disk.failing = False
+    assert slpf.execute(command("deny", "10.1.0.0/16")).status == 200
+    bench.stop()
+    assert bench.start(paper)._rules.store.backends() == {"nftables"}
+
+
 def test_what_was_carried_out_before_is_answered_so_by_a_disk_that_is_full(
     bench, paper, monkeypatch, command
 ):

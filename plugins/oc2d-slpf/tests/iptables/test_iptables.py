@@ -166,6 +166,25 @@ def test_another_back_end_leaves_nothing_of_the_one_before(namespace, bench, com
     assert "10.0.0.0" not in namespace.nft("list", "table", "inet", "oc2d")
 
 
+@pytest.mark.req("SLPF-38", "SLPF-39")
+@pytest.mark.parametrize("then", ["nftables", "iptables"])
+def test_what_another_back_end_left_is_removed_as_soon_as_that_can_be(
+    namespace, bench, command, monkeypatch, then
+):
+    slpf = namespace.run(bench.start, backend="iptables")
+    namespace.run(slpf.execute, command("deny", "10.0.0.0/8"))
+    namespace.run(bench.stop)
+    with monkeypatch.context() as missing:
+        missing.setattr("shutil.which", lambda *_, **__: None)
+        namespace.run(bench.start)
+        namespace.run(bench.stop)
+    assert any("10.0.0.0/8" in line for line in saved(namespace, ours=True))
+    namespace.run(bench.start, backend=then)
+    tables = namespace.nft("list", "tables")
+    assert bool(saved(namespace, ours=True)) is (then == "iptables")
+    assert ("table inet oc2d" in tables) is (then == "nftables")
+
+
 UNPRIVILEGED = """
 import os, sys
 from ipaddress import ip_network
