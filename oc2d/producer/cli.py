@@ -150,12 +150,12 @@ def _ask(options: argparse.Namespace) -> int:
         if lost:
             _say(_LOST)
         return 0
-    verdict = _verdict(replies, request.response, expect, timeout)
-    if verdict and broken and not lost:
-        _say(_BROKEN.format(broken))
+    why = None
+    if broken and not lost:
+        why = _BROKEN.format(broken)
     elif not replies:
-        _say(_LOST if lost else _why_silent(options.device))
-    return verdict
+        why = _LOST if lost else _why_silent(options.device)
+    return _verdict(replies, request.response, expect, timeout, why)
 
 
 _LOST = "the broker says that nobody has subscribed to this topic: the command is lost"
@@ -241,9 +241,13 @@ def _show(reply: Reply, screen: Screen, *, as_json: bool) -> None:
 
 
 def _verdict(
-    replies: Sequence[Reply], wanted: ResponseType | None, expect: int | None, timeout: float
+    replies: Sequence[Reply],
+    wanted: ResponseType | None,
+    expect: int | None,
+    timeout: float,
+    why: str | None,
 ) -> int:
-    """Turn the statuses into the exit code (LANG-41), and say what is missing."""
+    """Turn the statuses into the exit code (LANG-41), and say what is missing and perhaps why."""
     acknowledged = wanted is ResponseType.ACK
     final = [reply for reply in replies if acknowledged or not reply.interim]
     if consumers(final) < (expect or 1):
@@ -253,6 +257,8 @@ def _verdict(
             _say(f"accepted, not finished within {timeout:g} s")
         else:
             _say(f"no response within {timeout:g} s")
+        if why is not None:
+            _say(why)
         return 1
     good = all(reply.succeeded or (acknowledged and reply.interim) for reply in final)
     return 0 if good else 1

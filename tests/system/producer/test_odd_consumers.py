@@ -17,6 +17,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from oc2d.producer.cli import main
+from oc2d.producer.client import Producer
 from tests.waiting import wait_until
 
 
@@ -148,6 +149,16 @@ def test_one_whose_response_is_not_what_the_language_says(
     assert "\n  File" not in got[1]  # what a Consumer says stays on its line
     assert warned in got[2]
     assert bool(warned) == bool(got[2])
+
+
+def test_a_refusal_is_not_blamed_on_a_link_that_broke(odd, oc2ctl, monkeypatch) -> None:
+    def answer(_got: object, request: dict[str, Any]) -> Iterator[Any]:
+        yield {"payload": wrapped(request, {"status": 500}), "qos": 0}
+
+    odd(answer)
+    monkeypatch.setattr(Producer, "last_loss", "it broke")
+    code, out, err = oc2ctl("query features --all --expect 1")
+    assert (code, out, err) == (1, "odd  500\n", "")
 
 
 @pytest.mark.req("LANG-42", "MQTT-29", "AMB-15")
