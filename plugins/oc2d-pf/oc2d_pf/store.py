@@ -82,16 +82,23 @@ class Store:
         self._boot = boot_id
         try:
             self._file = sqlite3.connect(path, isolation_level=None)
-            self._file.execute("PRAGMA journal_mode = WAL")
-            self._file.execute("PRAGMA synchronous = FULL")
-            self._prepare()
-            self._numbering = Numbering(self._file)
-            # what was not to survive a reboot is gone from the engine too (PF-29)
-            with self.transaction():
-                for row in list(self._rows("WHERE boot != ? AND state != 'reserved'", boot_id)):
-                    self.void(row)
+            try:
+                self._open()
+            except BaseException:
+                self._file.close()
+                raise
         except StoreError as error:
             raise StateError(f"{path}: {error}") from error
+
+    def _open(self) -> None:
+        self._file.execute("PRAGMA journal_mode = WAL")
+        self._file.execute("PRAGMA synchronous = FULL")
+        self._prepare()
+        self._numbering = Numbering(self._file)
+        # what was not to survive a reboot is gone from the engine too (PF-29)
+        with self.transaction():
+            for row in list(self._rows("WHERE boot != ? AND state != 'reserved'", self._boot)):
+                self.void(row)
 
     def _prepare(self) -> None:
         version = self._file.execute("PRAGMA user_version").fetchone()[0]

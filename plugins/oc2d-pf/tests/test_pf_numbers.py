@@ -284,6 +284,7 @@ def test_a_store_of_before_there_were_places_is_taken_over(world):
     world.running.stop()
     with pytest.raises(StateError, match="made by another oc2d-pf"):
         world.start()
+    world.running.stop()
     with closing(sqlite3.connect(world.path / "state" / "pf" / "pf.db")) as file:
         file.execute("PRAGMA user_version = 2")
     world.start()
