@@ -2,7 +2,8 @@
 
 A plugin is an entry point of the group `oc2d`: an `Actuator` subclass, or a module or object whose
 functions are marked with `hookimpl`. A hook may take fewer arguments than its specification. What
-it raises is logged and stops nothing, unless its docstring says otherwise.
+it raises is logged and stops nothing, unless its docstring says otherwise. Each plugin is called by
+itself: there is nothing that a `wrapper` of pluggy could wrap.
 """
 
 from __future__ import annotations
