@@ -60,7 +60,7 @@ def test_paho_has_the_attributes_that_are_used(name):
 def test_paho_has_none_of_our_own_names():
     ours = {name for name in vars(Link).keys() - OVERRIDDEN.keys() if not name.startswith("__")}
     ours |= {"v5", "settings", "keep_alive", "last_sent", "last_received", "awaiting_pong", "sock"}
-    ours |= {"_buffer", "_at", "_outgoing", "_packets"}
+    ours |= {"last_brought", "_buffer", "_at", "_outgoing", "_packets"}
     client = paho.Client(paho.CallbackAPIVersion.VERSION2)
     assert not {name for name in ours if hasattr(client, name)}
 
